@@ -1,0 +1,398 @@
+// Package control is the daemon's one API: HTTP and JSON over a unix socket.
+// It holds the wire types, the handler that serves them from a Daemon, and
+// the client.
+//
+// Times on the wire are RFC 3339; the end of a ban is null when it has none.
+// Prefixes are in CIDR form, durations as Go writes them ("1h30m0s") or
+// "forever". Within /v1 fields may be added, never renamed or removed;
+// requests with unknown fields are refused.
+package control
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"xdpban/jails"
+)
+
+// Daemon is what the API serves: the running system. Its methods may be
+// called from several goroutines. An error that wraps ErrRefused (or
+// jails.ErrAllowed), ErrInvalid or ErrNotFound reaches the client as such;
+// anything else is ErrFailed there, with its text.
+type Daemon interface {
+	Status(ctx context.Context) (Status, error)
+	// List walks the standing bans, in any order.
+	List(ctx context.Context, q ListQuery) iter.Seq2[Ban, error]
+	// Ban bans all of a request's prefixes or, unless SkipRefused is set,
+	// none of them when one is refused.
+	Ban(ctx context.Context, r BanRequest) (BanResult, error)
+	// Unban ends the bans of exactly these prefixes and returns those that
+	// stood. What still covers one of them is in Covered.
+	Unban(ctx context.Context, p []netip.Prefix) (UnbanResult, error)
+	// Allow puts prefixes on the allowlist with origin "manual" and returns
+	// how many are new. Standing bans within them end.
+	Allow(ctx context.Context, p []netip.Prefix) (int, error)
+	// Disallow takes manual entries off the allowlist and returns how many
+	// there were.
+	Disallow(ctx context.Context, p []netip.Prefix) (int, error)
+	Allowed(ctx context.Context) ([]Allow, error)
+	Stats(ctx context.Context) (Stats, error)
+	Why(ctx context.Context, p netip.Prefix) (Why, error)
+	// History is in order of time, oldest first.
+	History(ctx context.Context, q HistoryQuery) ([]Event, error)
+	// Import takes over bans with their own ends.
+	Import(ctx context.Context, r ImportRequest) (ImportResult, error)
+	// Reload reads the configuration again. On an error the old one goes on.
+	Reload(ctx context.Context) (ReloadResult, error)
+}
+
+// What went wrong, for errors.Is on the client's side.
+var (
+	// ErrDown: nobody listens on the socket.
+	ErrDown = errors.New("xdpban isn't running")
+	// ErrForbidden: the socket's mode, or the daemon, doesn't let this user.
+	ErrForbidden = errors.New("permission denied")
+	// ErrInvalid: the request makes no sense.
+	ErrInvalid = errors.New("invalid request")
+	// ErrRefused: the request is understood, but must not be done, as a ban
+	// of an own address.
+	ErrRefused = errors.New("refused")
+	// ErrNotFound: the thing asked about, as a jail, doesn't exist.
+	ErrNotFound = errors.New("not found")
+	// ErrFailed: the daemon tried and couldn't.
+	ErrFailed = errors.New("failed")
+)
+
+// Time is a moment that may be missing: null on the wire.
+type Time struct{ time.Time }
+
+// MarshalJSON writes RFC 3339, or null for the zero time.
+func (t Time) MarshalJSON() ([]byte, error) {
+	if t.IsZero() {
+		return []byte("null"), nil
+	}
+	return t.Time.MarshalJSON()
+}
+
+// UnmarshalJSON reads what MarshalJSON writes.
+func (t *Time) UnmarshalJSON(b []byte) error {
+	if string(b) == "null" {
+		t.Time = time.Time{}
+		return nil
+	}
+	return t.Time.UnmarshalJSON(b)
+}
+
+// Duration is a time.Duration that is text on the wire; jails.Forever is
+// "forever".
+type Duration time.Duration
+
+// MarshalText writes "1h30m0s" or "forever".
+func (d Duration) MarshalText() ([]byte, error) {
+	if time.Duration(d) == jails.Forever {
+		return []byte("forever"), nil
+	}
+	return []byte(time.Duration(d).String()), nil
+}
+
+// UnmarshalText reads what MarshalText writes.
+func (d *Duration) UnmarshalText(b []byte) error {
+	if string(b) == "forever" {
+		*d = Duration(jails.Forever)
+		return nil
+	}
+	v, err := time.ParseDuration(string(b))
+	if err != nil {
+		return err
+	}
+	if v < 0 {
+		return fmt.Errorf("duration %s is negative", b)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Ban is a standing ban, or one in the history.
+type Ban struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Jail   string       `json:"jail"`
+	Since  time.Time    `json:"since"`
+	Until  Time         `json:"until"` // null: forever
+	// Packets and Bytes are what the ban has dropped so far.
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+	// Strikes counts the past bans of this prefix when it was made.
+	Strikes int `json:"strikes,omitempty"`
+	// Failures counts the failures that led to it.
+	Failures int `json:"failures,omitempty"`
+	// Pattern is the failregex that matched last, and Evidence are the lines
+	// behind the ban, oldest first: text written by the attacker. List
+	// leaves both out.
+	Pattern  string   `json:"pattern,omitempty"`
+	Evidence []string `json:"evidence,omitempty"`
+}
+
+// FromJail makes a wire ban of a decision; its counts are zero.
+func FromJail(b jails.Ban) Ban {
+	return Ban{
+		Prefix: b.Prefix, Jail: b.Jail, Since: b.Since, Until: Time{b.Until},
+		Strikes: b.Strikes, Failures: b.Failures, Pattern: b.Pattern, Evidence: b.Evidence,
+	}
+}
+
+// ListQuery narrows List; its zero value asks for all.
+type ListQuery struct {
+	Jail string `json:"jail,omitempty"`
+}
+
+// List is the answer to a ListQuery.
+type List struct {
+	Bans  []Ban  `json:"bans"`
+	Ports []Port `json:"ports"`
+}
+
+// Port is a blacklisted destination port with what it has dropped.
+type Port struct {
+	Port     uint16 `json:"port"`
+	Protocol string `json:"protocol"` // "tcp" or "udp"
+	Packets  uint64 `json:"packets"`
+	Bytes    uint64 `json:"bytes"`
+}
+
+// BanRequest bans prefixes by hand or for a feed.
+type BanRequest struct {
+	Prefixes []netip.Prefix `json:"prefixes"`
+	// Jail is the name that the bans go under; empty: jails.Manual.
+	Jail string `json:"jail,omitempty"`
+	// For is how long; "forever" has no end.
+	For Duration `json:"for"`
+	// SkipRefused bans the others when some are refused.
+	SkipRefused bool `json:"skip_refused,omitempty"`
+}
+
+// MaxEcho is how many bans an answer spells out: a request with more
+// prefixes gets counts only.
+const MaxEcho = 1000
+
+// BanResult says what became of a BanRequest.
+type BanResult struct {
+	Banned int `json:"banned"` // new or lengthened
+	Kept   int `json:"kept"`   // stood already, as long or longer
+	// Bans are what stands now, in the order asked, refused ones left out;
+	// only for up to MaxEcho prefixes.
+	Bans    []Ban     `json:"bans,omitempty"`
+	Refused []Refusal `json:"refused,omitempty"`
+}
+
+// Refusal is one prefix that may not be banned, and why.
+type Refusal struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Reason string       `json:"reason"`
+}
+
+// UnbanResult says what became of an Unban.
+type UnbanResult struct {
+	Unbanned int `json:"unbanned"`
+	// Bans are those that ended; only for up to MaxEcho prefixes.
+	Bans []Ban `json:"bans,omitempty"`
+	// Covered are standing bans of wider prefixes, which go on covering
+	// something just unbanned; at most MaxEcho.
+	Covered []Ban `json:"covered,omitempty"`
+}
+
+// Allow is one entry of the allowlist. Origin says who put it there:
+// "config", "own", "session" or "manual".
+type Allow struct {
+	Prefix netip.Prefix `json:"prefix"`
+	Origin string       `json:"origin"`
+}
+
+// Verdict counts packets and bytes.
+type Verdict struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`
+}
+
+// Stats are the kernel's counters since the maps were made.
+type Stats struct {
+	At time.Time `json:"at"` // when they were read
+	// Verdicts are by XDP action: XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX,
+	// XDP_REDIRECT.
+	Verdicts map[string]Verdict `json:"verdicts"`
+	// Lists are the drops by the list that decided, as the kernel part names
+	// them.
+	Lists map[string]Verdict `json:"lists,omitempty"`
+	Bans  int                `json:"bans"` // standing
+}
+
+// Status is the daemon's state at a glance.
+type Status struct {
+	Version string    `json:"version"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	// Config names what was read: files and "built in".
+	Config     []string    `json:"config,omitempty"`
+	Bans       int         `json:"bans"`
+	Capacity   int         `json:"capacity"` // of the kernel's maps, in addresses
+	Interfaces []Interface `json:"interfaces"`
+	Jails      []Jail      `json:"jails"`
+	Sources    []Source    `json:"sources"`
+	// Checkpoint is when the ledger was last written.
+	Checkpoint Time `json:"checkpoint"`
+	// Braked says that new bans are held back by the global limit.
+	Braked bool `json:"braked"`
+	// Problems are what an operator should look at, in words.
+	Problems []string `json:"problems,omitempty"`
+}
+
+// Interface is where the program is, or should be, attached.
+type Interface struct {
+	Name string `json:"name"`
+	Mode string `json:"mode"` // native, generic, offload; empty if not attached
+	// Error says why it isn't attached.
+	Error string `json:"error,omitempty"`
+}
+
+// Jail is one jail at a glance.
+type Jail struct {
+	Name     string   `json:"name"`
+	Enabled  bool     `json:"enabled"`
+	Observe  bool     `json:"observe,omitempty"` // judges, but doesn't ban
+	Bans     int      `json:"bans"`              // standing
+	Total    uint64   `json:"total"`             // bans since the daemon started
+	Failures uint64   `json:"failures"`          // since the daemon started
+	Tracked  int      `json:"tracked"`           // sources with failures in the window
+	MaxRetry int      `json:"maxretry"`
+	FindTime Duration `json:"findtime"`
+	BanTime  Duration `json:"bantime"`
+}
+
+// Source is one stream of lines at a glance.
+type Source struct {
+	Stream  string   `json:"stream"`
+	Jails   []string `json:"jails,omitempty"`
+	Lines   uint64   `json:"lines"`
+	Ignored uint64   `json:"ignored"`
+	Skipped uint64   `json:"skipped"` // over a pattern's step budget
+	// Lag is how far the last line read was behind its arrival in the log.
+	Lag   Duration `json:"lag"`
+	Error string   `json:"error,omitempty"`
+}
+
+// Why explains what holds for a prefix.
+type Why struct {
+	Prefix netip.Prefix `json:"prefix"`
+	// Bans cover it: its own first, then wider and wider. The daemon gives
+	// their pattern and evidence.
+	Bans []Ban `json:"bans"`
+	// Allowed is what keeps it from being banned.
+	Allowed []Allow `json:"allowed,omitempty"`
+	// Windows are its failures that count, by jail.
+	Windows []Window `json:"windows,omitempty"`
+	// Strikes counts its past bans.
+	Strikes int `json:"strikes"`
+	// History is what happened to it, oldest first, bounded.
+	History []Event `json:"history,omitempty"`
+}
+
+// Window is the state of one offender in one jail.
+type Window struct {
+	Jail     string    `json:"jail"`
+	Failures int       `json:"failures"`
+	MaxRetry int       `json:"maxretry"` // this many failures ban
+	FindTime Duration  `json:"findtime"` // within this time
+	First    time.Time `json:"first"`
+	Last     time.Time `json:"last"`
+}
+
+// HistoryQuery narrows History; its zero value asks for all that is kept.
+type HistoryQuery struct {
+	Prefix netip.Prefix `json:"prefix"` // zero: all
+	Since  Time         `json:"since"`
+	Limit  int          `json:"limit,omitempty"` // the latest so many; 0: all
+}
+
+// Event is one entry of the history.
+type Event struct {
+	Time time.Time `json:"time"`
+	// Kind is "ban", "unban" (by hand) or "expire".
+	Kind string `json:"kind"`
+	Ban  Ban    `json:"ban"`
+}
+
+// ImportRequest takes over bans from elsewhere: an export, a feed.
+type ImportRequest struct {
+	Bans []Ban `json:"bans"` // Prefix, Jail, Since and Until matter
+	// Replace unbans what isn't in Bans. Otherwise they are merged: the
+	// later end wins.
+	Replace bool `json:"replace,omitempty"`
+	// DryRun says what would happen, and does nothing.
+	DryRun bool `json:"dry_run,omitempty"`
+	// SkipRefused imports the others when some are refused.
+	SkipRefused bool `json:"skip_refused,omitempty"`
+}
+
+// ImportResult says what an import did, or would do.
+type ImportResult struct {
+	Added    int       `json:"added"`
+	Extended int       `json:"extended"`
+	Kept     int       `json:"kept"`
+	Over     int       `json:"over"`    // had ended already
+	Removed  int       `json:"removed"` // by Replace
+	Refused  []Refusal `json:"refused,omitempty"`
+}
+
+// ReloadResult says what a reload changed.
+type ReloadResult struct {
+	Jails    []string `json:"jails"` // enabled now
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Error is an error as the daemon sent it. errors.Is finds what it wraps by
+// its code.
+type Error struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+}
+
+func (e *Error) Error() string { return e.Message }
+
+// Is says whether e is of target's kind.
+func (e *Error) Is(target error) bool {
+	for _, k := range kinds {
+		if k.code == e.Code {
+			return k.err == target
+		}
+	}
+	return target == ErrFailed
+}
+
+// kinds ties the errors to their code and HTTP status on the wire. The
+// first that fits counts.
+var kinds = []struct {
+	err    error
+	code   string
+	status int
+}{
+	{ErrRefused, "refused", http.StatusConflict},
+	{jails.ErrAllowed, "refused", http.StatusConflict},
+	{ErrInvalid, "invalid", http.StatusBadRequest},
+	{ErrNotFound, "not_found", http.StatusNotFound},
+	{ErrForbidden, "forbidden", http.StatusForbidden},
+	{ErrFailed, "failed", http.StatusInternalServerError},
+}
+
+// errorFor makes the wire form of an error and its HTTP status.
+func errorFor(err error) (*Error, int) {
+	for _, k := range kinds {
+		if errors.Is(err, k.err) {
+			return &Error{Code: k.code, Message: err.Error()}, k.status
+		}
+	}
+	return &Error{Code: "failed", Message: err.Error()}, http.StatusInternalServerError
+}
