@@ -65,3 +65,14 @@ lint: ## gofmt, go vet, staticcheck, clang-format
 fmt: ## format Go and C
 	gofmt -w .
 	$(if $(BPF_C),$(CLANG_FORMAT) -i $(BPF_C))
+
+.PHONY: generate
+generate: ## compile the BPF program again, with the one clang
+	$(GO) generate ./bpf/...
+
+.PHONY: check-generated
+check-generated: ## fail if the committed BPF objects aren't what the source makes
+	@tmp=$$(mktemp -d); trap 'rm -rf "$$tmp"' EXIT; \
+	cp -r go.mod go.sum bpf "$$tmp"; \
+	(cd "$$tmp" && $(GO) generate ./bpf/...); \
+	diff -r bpf "$$tmp/bpf" || { echo "generated files are not current: run make generate"; exit 1; }
