@@ -28,6 +28,8 @@ type Daemon interface {
 	Status(ctx context.Context) (Status, error)
 	// List walks the standing bans, in any order.
 	List(ctx context.Context, q ListQuery) iter.Seq2[Ban, error]
+	// Ports lists the blacklisted destination ports.
+	Ports(ctx context.Context) ([]Port, error)
 	// Ban bans all of a request's prefixes or, unless SkipRefused is set,
 	// none of them when one is refused.
 	Ban(ctx context.Context, r BanRequest) (BanResult, error)
@@ -71,12 +73,12 @@ var (
 // Time is a moment that may be missing: null on the wire.
 type Time struct{ time.Time }
 
-// MarshalJSON writes RFC 3339, or null for the zero time.
+// MarshalJSON writes RFC 3339 in UTC, or null for the zero time.
 func (t Time) MarshalJSON() ([]byte, error) {
 	if t.IsZero() {
 		return []byte("null"), nil
 	}
-	return t.Time.MarshalJSON()
+	return t.UTC().MarshalJSON()
 }
 
 // UnmarshalJSON reads what MarshalJSON writes.
@@ -140,7 +142,7 @@ type Ban struct {
 // FromJail makes a wire ban of a decision; its counts are zero.
 func FromJail(b jails.Ban) Ban {
 	return Ban{
-		Prefix: b.Prefix, Jail: b.Jail, Since: b.Since, Until: Time{b.Until},
+		Prefix: b.Prefix, Jail: b.Jail, Since: b.Since.UTC(), Until: Time{b.Until},
 		Strikes: b.Strikes, Failures: b.Failures, Pattern: b.Pattern, Evidence: b.Evidence,
 	}
 }

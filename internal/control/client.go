@@ -1,0 +1,164 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Client speaks to a daemon. Its errors are found by errors.Is: ErrDown,
+// ErrForbidden, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed.
+type Client struct {
+	path string
+	http *http.Client
+}
+
+// NewClient makes a client for the daemon at a socket. It connects with the
+// first call.
+func NewClient(path string) *Client {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	return &Client{path: path, http: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return d.DialContext(ctx, "unix", path)
+		},
+		MaxIdleConns:    1,
+		IdleConnTimeout: 10 * time.Second,
+	}}}
+}
+
+// Close lets go of an idle connection.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Status asks how the daemon is.
+func (c *Client) Status(ctx context.Context) (s Status, err error) {
+	return s, c.call(ctx, "GET", "status", nil, nil, &s)
+}
+
+// List asks for the standing bans, in any order, and the ports.
+func (c *Client) List(ctx context.Context, q ListQuery) (l List, err error) {
+	v := url.Values{}
+	if q.Jail != "" {
+		v.Set("jail", q.Jail)
+	}
+	return l, c.call(ctx, "GET", "bans", v, nil, &l)
+}
+
+// Ban bans prefixes.
+func (c *Client) Ban(ctx context.Context, r BanRequest) (res BanResult, err error) {
+	return res, c.call(ctx, "POST", "ban", nil, r, &res)
+}
+
+// Unban ends the bans of exactly these prefixes.
+func (c *Client) Unban(ctx context.Context, p []netip.Prefix) (res UnbanResult, err error) {
+	return res, c.call(ctx, "POST", "unban", nil, prefixList{p}, &res)
+}
+
+// Allow puts prefixes on the allowlist and returns how many are new.
+func (c *Client) Allow(ctx context.Context, p []netip.Prefix) (n int, err error) {
+	var res count
+	err = c.call(ctx, "POST", "allow", nil, prefixList{p}, &res)
+	return res.Changed, err
+}
+
+// Disallow takes manual entries off the allowlist and returns how many
+// there were.
+func (c *Client) Disallow(ctx context.Context, p []netip.Prefix) (n int, err error) {
+	var res count
+	err = c.call(ctx, "POST", "disallow", nil, prefixList{p}, &res)
+	return res.Changed, err
+}
+
+// Allowed lists the allowlist.
+func (c *Client) Allowed(ctx context.Context) (a []Allow, err error) {
+	return a, c.call(ctx, "GET", "allow", nil, nil, &a)
+}
+
+// Stats reads the kernel's counters.
+func (c *Client) Stats(ctx context.Context) (s Stats, err error) {
+	return s, c.call(ctx, "GET", "stats", nil, nil, &s)
+}
+
+// Why asks what holds for a prefix.
+func (c *Client) Why(ctx context.Context, p netip.Prefix) (w Why, err error) {
+	return w, c.call(ctx, "GET", "why", url.Values{"prefix": {p.String()}}, nil, &w)
+}
+
+// History asks what happened, oldest first.
+func (c *Client) History(ctx context.Context, q HistoryQuery) (ev []Event, err error) {
+	v := url.Values{}
+	if q.Prefix.IsValid() {
+		v.Set("prefix", q.Prefix.String())
+	}
+	if !q.Since.IsZero() {
+		v.Set("since", q.Since.UTC().Format(time.RFC3339Nano))
+	}
+	if q.Limit > 0 {
+		v.Set("limit", strconv.Itoa(q.Limit))
+	}
+	return ev, c.call(ctx, "GET", "history", v, nil, &ev)
+}
+
+// Import takes over bans with their own ends.
+func (c *Client) Import(ctx context.Context, r ImportRequest) (res ImportResult, err error) {
+	return res, c.call(ctx, "POST", "import", nil, r, &res)
+}
+
+// Reload makes the daemon read its configuration again.
+func (c *Client) Reload(ctx context.Context) (res ReloadResult, err error) {
+	return res, c.call(ctx, "POST", "reload", nil, struct{}{}, &res)
+}
+
+func (c *Client) call(ctx context.Context, method, verb string, q url.Values, in, out any) error {
+	var r io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrInvalid, err)
+		}
+		r = bytes.NewReader(b)
+	}
+	u := url.URL{Scheme: "http", Host: "xdpban", Path: "/v1/" + verb, RawQuery: q.Encode()}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), r)
+	if err != nil {
+		return fmt.Errorf("asking the daemon to %s: %w", verb, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.dialError(verb, err)
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		var e Error
+		if err := dec.Decode(&e); err != nil || e.Code == "" {
+			return fmt.Errorf("%w: %s: the daemon answered %s", ErrFailed, verb, resp.Status)
+		}
+		return &e
+	}
+	if err := dec.Decode(out); err != nil {
+		return fmt.Errorf("%w: %s: the daemon's answer broke off: %w", ErrFailed, verb, err)
+	}
+	return nil
+}
+
+func (c *Client) dialError(verb string, err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("%w (nobody listens on %s)", ErrDown, c.path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w: connecting to %s: only root and its owner and group may", ErrForbidden, c.path)
+	}
+	return fmt.Errorf("asking the daemon to %s: %w", verb, err)
+}
