@@ -1,34 +1,43 @@
 // Package bpf is the kernel blocklist: the XDP program, its pinned maps, and
 // its attachment to interfaces. It imports nothing of xdpban's own.
+//
+// A ban ends in the kernel: the program compares its end with the monotonic
+// clock. Here ends are wall times, converted when they are written and read;
+// a step of the wall clock doesn't move a standing ban, Sync does.
 package bpf
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 )
 
 // ErrFull says that a map has no room for another entry.
 var ErrFull = errors.New("blocklist is full")
 
-// Options says where the blocklist is pinned and how large it may grow.
-type Options struct {
-	// Dir is the bpffs directory that holds our pins; the schema version is
-	// a folder below it. A bpffs is mounted at the nearest fitting parent if
-	// there is none yet. Empty means /sys/fs/bpf/xdpban.
-	Dir string
-	// MaxBans is the capacity of ban4 and of ban6, in addresses.
-	MaxBans uint32
-	// MaxNets is the capacity of net4 and of net6, in prefixes.
-	MaxNets uint32
-	// MaxAllow is the capacity of allow4 and of allow6, in prefixes.
-	MaxAllow uint32
-	// MustExist refuses to create maps: for commands that look at what runs.
-	MustExist bool
+// A FullError lists the bans that were given up because a map is full: of
+// all, standing and new, those that ended soonest. The others are in force.
+// It is an ErrFull.
+type FullError struct {
+	GivenUp []Entry
 }
 
-// Ban is one banned source. A full-length prefix is a single address.
+func (e *FullError) Error() string {
+	first := e.GivenUp[0].Prefix
+	if n := len(e.GivenUp); n > 1 {
+		return fmt.Sprintf("%v: gave up %s and %d others that ended soonest; raise max_bans", ErrFull, first, n-1)
+	}
+	return fmt.Sprintf("%v: gave up %s, which ended soonest; raise max_bans", ErrFull, first)
+}
+
+func (e *FullError) Is(target error) bool { return target == ErrFull }
+
+// Ban is one banned source. A full-length prefix is a single address; an
+// IPv4-mapped IPv6 one means the IPv4 one.
 type Ban struct {
 	Prefix netip.Prefix
 	Jail   string    // who banned it; at most 63 bytes
@@ -42,74 +51,392 @@ type Entry struct {
 	Packets, Bytes uint64
 }
 
-// Allow is one allowlisted prefix. Origin says who put it there: "config",
-// "own", "session" or "manual".
-type Allow struct {
-	Prefix netip.Prefix
-	Origin string
-}
-
-// Verdict counts packets and bytes that left the program with one outcome.
-type Verdict struct {
-	Packets, Bytes uint64
-}
-
-// Blocklist is an open set of pinned maps and the program that reads them.
-// Its methods may be called from several goroutines.
-type Blocklist struct{}
-
-// Open opens the pinned maps, or makes and pins them.
-func Open(o Options) (*Blocklist, error) { return nil, errors.ErrUnsupported }
-
-// Close lets go of the maps; pins, links and bans stay.
-func (b *Blocklist) Close() error { return nil }
-
-// Epoch is a random number made with the maps: as long as it is the same,
-// the kernel's set has been standing without interruption (no reboot, no
-// removed pins), and what is missing from it has been unbanned by somebody.
-func (b *Blocklist) Epoch() uint64 { return 0 }
-
 // Add bans one prefix, or sets the end, jail and since of a standing ban,
-// keeping its counts.
-func (b *Blocklist) Add(ban Ban) error { return errors.ErrUnsupported }
+// keeping its counts. A FullError tells what was given up for it, or that it
+// was itself.
+func (b *Blocklist) Add(ban Ban) error {
+	_, err := b.AddBatch([]Ban{ban})
+	return err
+}
 
-// AddBatch is Add for many. It returns how many are in force; on an error
-// the first n are, and the rest are untouched.
-func (b *Blocklist) AddBatch(bans []Ban) (n int, err error) { return 0, errors.ErrUnsupported }
+// batch is how many bans are written at a time: enough to make system calls
+// cheap, few enough to keep buffers small on machines with many CPUs.
+const batch = 4096
+
+// AddBatch is Add for many. It returns how many are dealt with: all of them
+// if the error is nil or a FullError. On another error the first n are in
+// force; of those behind some may be.
+func (b *Blocklist) AddBatch(bans []Ban) (n int, err error) {
+	prefixes := make([]netip.Prefix, len(bans))
+	for i, ban := range bans {
+		if prefixes[i], err = check(ban); err != nil {
+			return 0, err
+		}
+	}
+	unlock, err := b.lock()
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	return b.add(bans, prefixes)
+}
+
+// add does the work of AddBatch, and of Sync; the lock is held.
+func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) {
+	if err := b.use(prefixes); err != nil {
+		return 0, err
+	}
+	at := now()
+	var full FullError
+	for n < len(bans) {
+		var parts [4][]pending
+		end := min(n+batch, len(bans))
+		for i := n; i < end; i++ {
+			jail, err := b.jailID(bans[i].Jail)
+			if err != nil {
+				return n, err
+			}
+			t := tableIndex(prefixes[i])
+			parts[t] = append(parts[t], pending{
+				prefix:  prefixes[i],
+				expires: at.expires(bans[i].Until),
+				origin:  kernOrigin{Since: unixNano(bans[i].Since), Until: unixNano(bans[i].Until), Jail: jail},
+			})
+		}
+		for i, list := range parts {
+			if len(list) == 0 {
+				continue
+			}
+			gone, err := b.put(b.tables[i], list, at)
+			full.GivenUp = append(full.GivenUp, gone...)
+			if err != nil {
+				if len(full.GivenUp) > 0 {
+					err = errors.Join(err, &full)
+				}
+				return n, err
+			}
+		}
+		n = end
+	}
+	if len(full.GivenUp) > 0 {
+		return n, &full
+	}
+	return n, nil
+}
+
+// put writes to one table. If that is full, the bans that end soonest make
+// room, among the new and the standing ones, and are returned.
+func (b *Blocklist) put(t table, list []pending, at instant) (gone []Entry, err error) {
+	for {
+		left, err := t.put(list)
+		if !errors.Is(err, ErrFull) {
+			return gone, err
+		}
+		displaced, n, err := b.displace(t, left, at)
+		gone = append(gone, displaced...)
+		if err != nil || n == 0 {
+			return gone, err
+		}
+		list = left[:n]
+	}
+}
+
+// displace removes the standing entries that end soonest for the pending
+// ones that end last. It returns what is given up, standing and pending, and
+// the number of pending ones that have room now; list is sorted so that they
+// are its first.
+func (b *Blocklist) displace(t table, list []pending, at instant) (gone []Entry, n int, err error) {
+	victims, err := t.victims(len(list))
+	if err != nil {
+		return nil, 0, err
+	}
+	slices.SortFunc(list, func(x, y pending) int { return cmp.Compare(dearness(y.expires), dearness(x.expires)) })
+	var out []netip.Prefix
+	for n < min(len(victims), len(list)) {
+		v := victims[n]
+		if !at.ended(v.expires) && dearness(v.expires) >= dearness(list[n].expires) {
+			break
+		}
+		r, _, err := t.get(v.prefix)
+		if err != nil {
+			return nil, 0, err
+		}
+		e, err := b.entry(t, v.prefix, r, at)
+		if err != nil {
+			return nil, 0, err
+		}
+		if at.ended(v.expires) {
+			b.swept = append(b.swept, e)
+		} else {
+			gone = append(gone, e)
+		}
+		out = append(out, v.prefix)
+		n++
+	}
+	for _, p := range list[n:] {
+		e, err := b.entry(t, p.prefix, record{expires: p.expires}, at)
+		if err != nil {
+			return nil, 0, err
+		}
+		gone, out = append(gone, e), append(out, p.prefix)
+	}
+	return gone, n, t.remove(out)
+}
+
+// entry completes a record with its origin.
+func (b *Blocklist) entry(t table, p netip.Prefix, r record, at instant) (Entry, error) {
+	o, err := t.origin(p)
+	if err != nil {
+		return Entry{}, err
+	}
+	jail, err := b.jailName(o.Jail)
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{
+		Ban: Ban{
+			Prefix: p,
+			Jail:   jail,
+			Since:  fromUnixNano(o.Since),
+			Until:  at.until(r.expires, o.Until),
+		},
+		Packets: r.packets,
+		Bytes:   r.bytes,
+	}, nil
+}
+
+// check refuses what can't be a ban and returns the prefix in the form that
+// is written: masked, IPv4 as IPv4.
+func check(ban Ban) (netip.Prefix, error) {
+	p, err := Canonical(ban.Prefix)
+	if err != nil {
+		return p, fmt.Errorf("ban %s: %w", ban.Prefix, err)
+	}
+	if p.Bits() == 0 {
+		return p, fmt.Errorf("ban %s: that is everybody; use policy deny for that", ban.Prefix)
+	}
+	if len(ban.Jail) >= maxJailName {
+		return p, fmt.Errorf("ban %s: jail name %q is longer than %d bytes", p, ban.Jail, maxJailName-1)
+	}
+	return p, nil
+}
+
+// Canonical is the form in which a prefix is kept: its host bits cleared, no
+// zone, an IPv4-mapped IPv6 prefix as IPv4.
+func Canonical(p netip.Prefix) (netip.Prefix, error) {
+	if !p.IsValid() {
+		return p, errors.New("not an address or prefix")
+	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96).Masked(), nil
+	}
+	return p.Masked(), nil
+}
 
 // Remove unbans exactly this prefix and returns what the entry was; ok is
-// false if there was none.
+// false if there was none, or only one that had ended.
 func (b *Blocklist) Remove(p netip.Prefix) (e Entry, ok bool, err error) {
-	return Entry{}, false, errors.ErrUnsupported
+	given := p
+	if p, err = Canonical(p); err != nil {
+		return Entry{}, false, fmt.Errorf("unban %s: %w", given, err)
+	}
+	unlock, err := b.lock()
+	if err != nil {
+		return Entry{}, false, err
+	}
+	defer unlock()
+	t, at := b.tableOf(p), now()
+	r, ok, err := t.get(p)
+	if err != nil || !ok {
+		return Entry{}, false, err
+	}
+	if e, err = b.entry(t, p, r, at); err != nil {
+		return Entry{}, false, err
+	}
+	if err := t.remove([]netip.Prefix{p}); err != nil {
+		return Entry{}, false, err
+	}
+	return e, !at.ended(r.expires), nil
 }
 
 // List walks all entries, expired ones that nobody swept yet left out. The
 // order is the kernel's.
-func (b *Blocklist) List() iter.Seq2[Entry, error] { return nil }
+func (b *Blocklist) List() iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		for _, t := range b.tables {
+			at, stopped := now(), false
+			err := t.walk(func(p netip.Prefix, r record) bool {
+				if at.ended(r.expires) {
+					return true
+				}
+				e, err := b.entry(t, p, r, at)
+				stopped = !yield(e, err)
+				return !stopped
+			})
+			if stopped {
+				return
+			}
+			if err != nil && !yield(Entry{}, err) {
+				return
+			}
+		}
+	}
+}
 
-// Sweep deletes what has expired and returns it with its last counts.
-func (b *Blocklist) Sweep() ([]Entry, error) { return nil, errors.ErrUnsupported }
+// Sweep deletes what has expired and returns it with its last counts. It
+// walks everything: once a minute or so is often enough, since an ended ban
+// drops nothing.
+func (b *Blocklist) Sweep() ([]Entry, error) {
+	unlock, err := b.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	at, lens := now(), lengths{}
+	out := b.swept
+	b.swept = nil
+	for _, t := range b.tables {
+		var entryErr error
+		var ended []netip.Prefix
+		err := t.walk(func(p netip.Prefix, r record) bool {
+			if !at.ended(r.expires) {
+				lens.add(p)
+				return true
+			}
+			var e Entry
+			e, entryErr = b.entry(t, p, r, at)
+			ended, out = append(ended, p), append(out, e)
+			return entryErr == nil
+		})
+		if err := errors.Join(err, entryErr); err != nil {
+			return out, err
+		}
+		for part := range slices.Chunk(ended, batch) {
+			if err := t.remove(part); err != nil {
+				return out, err
+			}
+		}
+	}
+	// What isn't in use any more leaves the program.
+	return out, b.setLengths(lens)
+}
 
 // Sync makes the set exactly this one: adds, changes, removes, in batches,
 // keeping the counts of what stays. A source in both sets is banned
-// throughout.
-func (b *Blocklist) Sync(bans []Ban) error { return errors.ErrUnsupported }
+// throughout. Of a prefix given twice the later end counts.
+func (b *Blocklist) Sync(bans []Ban) error {
+	wanted := make(map[netip.Prefix]Ban, len(bans))
+	for _, ban := range bans {
+		p, err := check(ban)
+		if err != nil {
+			return err
+		}
+		if old, ok := wanted[p]; ok && !old.Until.IsZero() && (ban.Until.IsZero() || ban.Until.After(old.Until)) || !ok {
+			wanted[p] = ban
+		}
+	}
+	unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+
+	at := now()
+	var removed [4][]netip.Prefix
+	standing := [4]int{}
+	for i, t := range b.tables {
+		var entryErr error
+		err := t.walk(func(p netip.Prefix, r record) bool {
+			standing[i]++
+			ban, ok := wanted[p]
+			var e Entry
+			if e, entryErr = b.entry(t, p, r, at); entryErr != nil {
+				return false
+			}
+			switch {
+			case !ok:
+				removed[i] = append(removed[i], p)
+				if at.ended(r.expires) {
+					b.swept = append(b.swept, e)
+				}
+			case e.Jail == ban.Jail && e.Since.Equal(ban.Since) && e.Until.Equal(ban.Until):
+				delete(wanted, p)
+			}
+			return true
+		})
+		if err := errors.Join(err, entryErr); err != nil {
+			return err
+		}
+	}
+
+	add := make([]Ban, 0, len(wanted))
+	prefixes := make([]netip.Prefix, 0, len(wanted))
+	var more [4]int
+	for p, ban := range wanted {
+		add, prefixes = append(add, ban), append(prefixes, p)
+		more[tableIndex(p)]++
+	}
+	remove := func() error {
+		for i, list := range removed {
+			for part := range slices.Chunk(list, batch) {
+				if err := b.tables[i].remove(part); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	// Adding first leaves no gap where a subnet takes the place of its
+	// addresses; only if that doesn't fit, removing goes first.
+	roomy := true
+	for i, t := range b.tables {
+		roomy = roomy && standing[i]+more[i] <= t.capacity()
+	}
+	if !roomy {
+		if err := remove(); err != nil {
+			return err
+		}
+		_, err := b.add(add, prefixes)
+		return err
+	}
+	if _, err := b.add(add, prefixes); err != nil {
+		return err
+	}
+	return remove()
+}
 
 // Covering lists the live entries that cover p, the address's own first,
 // then wider and wider subnets.
-func (b *Blocklist) Covering(p netip.Prefix) ([]Entry, error) { return nil, errors.ErrUnsupported }
-
-// Counts reads the verdict counters by name: the XDP actions
-// (XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX, XDP_REDIRECT).
-func (b *Blocklist) Counts() (map[string]Verdict, error) { return nil, errors.ErrUnsupported }
-
-// SetAllow adds to the allowlist or changes an entry's origin.
-func (b *Blocklist) SetAllow(a ...Allow) error { return errors.ErrUnsupported }
-
-// RemoveAllow takes a prefix off the allowlist.
-func (b *Blocklist) RemoveAllow(p netip.Prefix) (ok bool, err error) {
-	return false, errors.ErrUnsupported
+func (b *Blocklist) Covering(p netip.Prefix) ([]Entry, error) {
+	given := p
+	p, err := Canonical(p)
+	if err != nil {
+		return nil, fmt.Errorf("look for what covers %s: %w", given, err)
+	}
+	meta, err := b.meta()
+	if err != nil {
+		return nil, err
+	}
+	var out []Entry
+	at, lens := now(), lengthsOf(meta)
+	for bits := p.Bits(); bits > 0; bits-- {
+		q := netip.PrefixFrom(p.Addr(), bits).Masked()
+		if bits < p.Addr().BitLen() && !lens.has(q) {
+			continue
+		}
+		t := b.tableOf(q)
+		r, ok, err := t.get(q)
+		if err != nil {
+			return out, err
+		}
+		if !ok || at.ended(r.expires) {
+			continue
+		}
+		e, err := b.entry(t, q, r, at)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }
-
-// Allowed lists the allowlist.
-func (b *Blocklist) Allowed() ([]Allow, error) { return nil, errors.ErrUnsupported }

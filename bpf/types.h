@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What the XDP program and the Go package have to agree on. bpf2go turns
+ * these into Go types; pinned maps are compared with them field by field
+ * when they are opened, so a change here needs a new schema version.
+ */
+#pragma once
+
+/* Ends are CLOCK_MONOTONIC nanoseconds. The low bits are not part of the
+ * time (a microsecond of it), they are the ban's scope; an end with none of
+ * the bits above them set never comes. */
+#define SCOPE_BITS 10
+#define SCOPE_MASK ((1ULL << SCOPE_BITS) - 1)
+
+/* Sizes of the fixed tables. */
+#define MAX_JAIL_NAME 64
+#define MAX_IFACES 64
+#define MAX_VLAN_TAGS 4
+
+/* One banned source, on one CPU. The kernel keeps one of these for every
+ * possible CPU: whatever the packet path doesn't read is kept in origin. */
+struct ban {
+	__u64 expires;
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* Who banned a source and when: never read by the packet path. */
+struct origin {
+	__s64 since; /* Unix time, ns */
+	__s64 until; /* Unix time, ns; 0: forever */
+	__u32 jail;  /* key of jails */
+	__u32 pad;
+};
+
+struct jail_name {
+	char name[MAX_JAIL_NAME];
+};
+
+/* Keys of net, origin and allow: the layout an LPM trie asks for. */
+struct prefix4 {
+	__u32 len;
+	__be32 addr;
+};
+
+struct prefix6 {
+	__u32 len;
+	__be32 addr[4];
+};
+
+struct addr6 {
+	__be32 w[4];
+};
+
+struct allowed {
+	char origin[16];
+};
+
+struct counter {
+	__u64 packets;
+	__u64 bytes;
+};
+
+/* How a packet left the program: counted by interface in verdicts, at
+ * slot * OUTCOMES + outcome. */
+enum outcome {
+	PASS,          /* nothing against it */
+	PASS_UNPARSED, /* cut short, or more VLAN tags than we walk */
+	PASS_ALLOWED,  /* banned, but on the allowlist */
+	DROP_BAN,      /* by ban4 or ban6 */
+	DROP_NET,      /* by net4 or net6 */
+	OUTCOMES = 16,
+};
+
+/* Interface names by slot; slot 0 is shared by those that found no room. */
+struct iface {
+	char name[16];
+};
+
+/* One element of meta: what any process needs to know of the pinned set. */
+struct meta {
+	__u64 epoch;
+	__u64 generation; /* counts the turns of writers */
+	__u32 lens4;      /* bit n: net4 may hold prefixes of length n */
+	__u32 features;   /* of enum feature */
+	__u64 lens6[2];   /* likewise for net6 */
+};
+
+enum feature {
+	FEATURE_ALLOW4 = 1,
+	FEATURE_ALLOW6 = 2,
+};
