@@ -192,8 +192,9 @@ func openMap(path string, spec *ebpf.MapSpec, mustExist bool) (m *ebpf.Map, made
 		return m, false, nil
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
-		if _, statErr := os.Lstat(path); statErr == nil && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES) {
-			return nil, false, &PinError{Path: path, Reason: err.Error()}
+		// The kernel refuses a folder as it refuses who isn't permitted.
+		if st, statErr := os.Lstat(path); statErr == nil && (st.IsDir() || !errors.Is(err, fs.ErrPermission)) {
+			return nil, false, &PinError{Path: path, Reason: "it is no pinned map: " + err.Error()}
 		}
 		return nil, false, fmt.Errorf("open map %s: %w", path, err)
 	}
