@@ -37,7 +37,7 @@ mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs -o mode=755 tmpfs /run
-mkdir -p /run/lab /run/sshd /run/lock /run/dev
+mkdir -p /run/lab/bin /run/sshd /run/lock /run/dev
 for d in etc var; do
 	mkdir /run/lab/$d /run/lab/$d.work
 	mount -t overlay -o lowerdir=/$d,upperdir=/run/lab/$d,workdir=/run/lab/$d.work overlay /$d
@@ -68,6 +68,7 @@ exec cat
 // Host is one throwaway host.
 type Host struct {
 	Name  string
+	pid   int // of its first process
 	init  *exec.Cmd
 	life  io.Closer // the pipe that keeps it alive
 	slice string    // its cgroup, as seen from outside
@@ -101,6 +102,7 @@ func Boot(name string) (*Host, error) {
 		return nil, fmt.Errorf("boot host %s (are you root?): %w", name, err)
 	}
 	h.life = in
+	h.pid = h.init.Process.Pid
 	if _, err := io.ReadFull(out, make([]byte, len("up\n"))); err != nil {
 		in.Close()
 		h.init.Wait()
@@ -131,15 +133,18 @@ func (h *Host) makeSlice() error {
 }
 
 func removeCgroup(dir string) {
-	units, _ := filepath.Glob(filepath.Join(dir, "*.service"))
-	for _, u := range append(units, dir) {
-		os.Remove(u)
+	sub, _ := os.ReadDir(dir)
+	for _, e := range sub {
+		if e.IsDir() {
+			removeCgroup(filepath.Join(dir, e.Name()))
+		}
 	}
+	os.Remove(dir)
 }
 
 // PID is the process id of the host's first process, as this program sees
 // it: /proc/PID/ns has its name spaces, /proc/PID/root its files.
-func (h *Host) PID() int { return h.init.Process.Pid }
+func (h *Host) PID() int { return h.pid }
 
 // Path is where a path of the host is found from outside.
 func (h *Host) Path(path string) string {
@@ -169,8 +174,17 @@ func (h *Host) enter(argv []string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{
 		"--target", strconv.Itoa(h.PID()), "--mount", "--net", "--pid", "--uts", "--ipc", "--",
 	}, argv...)...)
+	cmd.Env = append(os.Environ(), "PATH=/run/lab/bin:"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
+}
+
+// Install makes a program of this machine a command of the host.
+func (h *Host) Install(name, program string) error {
+	if err := os.Symlink(program, h.Path("/run/lab/bin/"+name)); err != nil {
+		return fmt.Errorf("%s: install %s: %w", h.Name, name, err)
+	}
+	return nil
 }
 
 // Run runs a command in the host and returns what it wrote to both of its

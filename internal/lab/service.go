@@ -29,7 +29,7 @@ type Service struct {
 }
 
 // Start starts a daemon in the host as the given unit. Its environment is
-// ours, plus env.
+// ours and env.
 func (h *Host) Start(unit string, env []string, argv ...string) (*Service, error) {
 	s := &Service{
 		Unit: unit, host: h,
@@ -42,7 +42,7 @@ func (h *Host) Start(unit string, env []string, argv ...string) (*Service, error
 	}
 	inside := strings.TrimPrefix(s.cgroup, h.Path("/"))
 	s.cmd = h.enter(append([]string{"sh", "-c", `echo $$ >"$0/cgroup.procs"; exec "$@"`, "/" + inside}, argv...))
-	s.cmd.Env = append(os.Environ(), env...)
+	s.cmd.Env = append(s.cmd.Env, env...)
 	s.cmd.Stdout, s.cmd.Stderr = s, s
 	// A daemon's own children may keep its output open after it is gone.
 	s.cmd.WaitDelay = time.Second
