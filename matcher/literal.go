@@ -1,0 +1,181 @@
+package matcher
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// scanner finds, in a block of lines, where one of many strings stands. It
+// looks at three bytes a window's length apart and skips ahead by how far
+// they are from the end of any window that holds them (Wu and Manber, 1994):
+// most bytes of a log are never looked at, which is what makes it cheaper
+// than an automaton that takes every byte. Letters are compared without
+// regard to case, since a false hit costs only a regex.
+type scanner struct {
+	window int
+	shift  [1 << 15]uint8 // by three folded bytes; 0: a window ends here
+	bucket map[uint16][]int32
+	words  []word
+}
+
+// word is one string to find: its window decides the hit, the rest is
+// compared.
+type word struct {
+	text   []byte // folded
+	offset int    // where its window starts
+	mask   []uint64
+}
+
+// A window has at least minWindow bytes: three to hash. Words of at least
+// longWindow get a scanner of their own, so that a few short ones don't take
+// away its long strides.
+const (
+	minWindow  = 3
+	longWindow = 6
+	maxWindow  = 16
+)
+
+// fold makes letters of both cases alike, and leaves other bytes apart from
+// them well enough.
+func fold(b byte) byte { return b | 0x20 }
+
+func newScanner(words []word) *scanner {
+	s := &scanner{window: maxWindow, bucket: map[uint16][]int32{}, words: words}
+	for _, w := range words {
+		s.window = min(s.window, len(w.text))
+	}
+	for i := range s.shift {
+		s.shift[i] = uint8(s.window - 2)
+	}
+	for i := range words {
+		w := &words[i]
+		w.offset = rarest(w.text, s.window)
+		win := w.text[w.offset : w.offset+s.window]
+		for e := 2; e < len(win); e++ {
+			k := key3(win[e-2], win[e-1], win[e])
+			s.shift[k] = min(s.shift[k], uint8(len(win)-1-e))
+			if e == len(win)-1 {
+				s.bucket[k] = append(s.bucket[k], int32(i))
+			}
+		}
+	}
+	return s
+}
+
+func key3(a, b, c byte) uint16 {
+	return uint16(a&0x1f) | uint16(b&0x1f)<<5 | uint16(c&0x1f)<<10
+}
+
+// next finds the first window that ends at or after i and belongs to a word
+// that stands there. It returns the word and the place of its window's last
+// byte, or -1. The block must not end with a word.
+func (s *scanner) next(b []byte, i int) (w *word, end int) {
+	for ; i < len(b)-1; i++ {
+		var k uint16
+		for {
+			v := binary.LittleEndian.Uint32(b[i-2:])
+			k = uint16(v&0x1f | v>>3&0x3e0 | v>>6&0x7c00)
+			d := int(s.shift[k&0x7fff])
+			if d == 0 {
+				break
+			}
+			if i += d; i >= len(b)-1 {
+				return nil, -1
+			}
+		}
+		for _, n := range s.bucket[k] {
+			if w := &s.words[n]; w.stands(b, i-s.window+1-w.offset) {
+				return w, i
+			}
+		}
+	}
+	return nil, -1
+}
+
+// first is the place to start next from, in a block.
+func (s *scanner) first() int { return s.window - 1 }
+
+func (w *word) stands(b []byte, at int) bool {
+	if at < 0 || at+len(w.text) > len(b) {
+		return false
+	}
+	for i, x := range w.text {
+		if fold(b[at+i]) != x {
+			return false
+		}
+	}
+	return true
+}
+
+// rarest is where the window of a word starts that logs hold least often, by
+// its letters; the last three count most, since they are what is looked up.
+func rarest(text []byte, window int) int {
+	best, at := -1, 0
+	for i := 0; i+window <= len(text); i++ {
+		score := 0
+		for k, x := range text[i : i+window] {
+			n := rarity(x)
+			if k >= window-3 {
+				n *= 3
+			}
+			score += n
+		}
+		if score > best {
+			best, at = score, i
+		}
+	}
+	return at
+}
+
+func rarity(x byte) int {
+	switch {
+	case bytes.IndexByte([]byte(" etaoinsr.:/"), x) >= 0:
+		return 1
+	case 'a' <= x && x <= 'z':
+		return 3
+	}
+	return 2
+}
+
+// usable returns the best part of a literal to search raw lines for, folded;
+// nil if none is long enough. What is searched for must be ASCII (the line's
+// encoding isn't known yet) and within a line. If the date is cut out of the
+// line before matching, the place of the cut must not be within it: a date
+// ends with a word's end, so it can't be followed by a letter or digit, and
+// any byte followed only by those is safe.
+func usable(literal []byte, cut bool) []byte {
+	var best []byte
+	from := 0
+	take := func(to int) {
+		if to-from >= minWindow && weight(literal[from:to]) > weight(best) {
+			best = literal[from:to]
+		}
+	}
+	for i, x := range literal {
+		switch {
+		case x == '\n' || x == '\r' || x == 0 || x >= 0x80:
+			take(i)
+			from = i + 1
+		case cut && i > from && !isWord(x):
+			take(i)
+			from = i
+		}
+	}
+	take(len(literal))
+	if best == nil {
+		return nil
+	}
+	folded := make([]byte, len(best))
+	for i, x := range best {
+		folded[i] = fold(x)
+	}
+	return folded
+}
+
+func weight(b []byte) int {
+	n := 0
+	for _, x := range b {
+		n += rarity(fold(x))
+	}
+	return n
+}

@@ -1,0 +1,400 @@
+package matcher
+
+import (
+	"bytes"
+	"math/bits"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"xdpban/matcher/regex"
+)
+
+// Set matches the lines of one stream (a file, or one selection of the
+// journal) against the filters that read it, in one pass. It keeps what
+// must be remembered between lines: sessions, the last date, which format it
+// had. It is for one goroutine.
+type Set struct {
+	filters []setFilter
+	views   []view
+	owner   []int // filter by pattern number
+	machine regex.Machine
+	stats   Stats
+
+	scanners []lookout
+	// everyLine: some pattern has no literal to search for, or spans lines.
+	everyLine bool
+	always    []uint64 // those patterns
+
+	block   []byte   // the block at hand
+	start   int      // where the line at hand starts in it
+	cand    []uint64 // patterns to try on the line at hand
+	line    uint64   // its number
+	arrival time.Time
+	skipped bool   // a pattern exceeded its budget on it
+	scratch []byte // for a line that can't be used where it stands
+
+	caps, prefCaps, ignoreCaps []int
+	content                    []byte // for a prefregex's content
+	failure                    Failure
+}
+
+// lookout is a scanner and the next hit it found in the block.
+type lookout struct {
+	*scanner
+	w   *word
+	end int // of the hit; -1: no more
+}
+
+// setFilter is a filter in a Set, with its state.
+type setFilter struct {
+	*Compiled
+	// Its patterns' numbers in the Set; if it is multiline, one more stands
+	// for its wish to see every line.
+	first, end int
+	view       int
+	sessions   sessions
+	lines      lineBuffer
+}
+
+// view is how some filters see the line: the message behind the header, or
+// the line without its date. It is worked out once for all of them.
+type view struct {
+	header bool // see the message only
+	latin1 bool
+	dates  string // the datepattern
+	loc    *time.Location
+
+	head  header
+	clock clock     // of the header's date
+	det   *detector // of a line without one
+
+	line  uint64 // the line it shows
+	ok    bool   // it has a header, if it needs one
+	text  []byte // what patterns see; ends with "\n"
+	found found
+	timed bool   // found.time is worked out
+	seen  int    // what det knows of the block
+	buf   []byte // for text, if it isn't a part of the line
+	utf8  []byte // the line, converted
+}
+
+// SetOptions are the facts about a stream that lines alone don't tell.
+type SetOptions struct {
+	// Location is the zone of dates that name none; nil: time.Local.
+	Location *time.Location
+}
+
+// NewSet makes a Set of filters; Failure.Filter indexes them.
+func NewSet(o SetOptions, filters ...*Compiled) *Set {
+	s := &Set{filters: make([]setFilter, len(filters))}
+	total := 0
+	for _, c := range filters {
+		total += len(c.fail) + 1
+	}
+	n := (total + 63) / 64
+	s.always, s.cand = make([]uint64, n), make([]uint64, n)
+	words := map[string][]uint64{}
+	for i, c := range filters {
+		f := &s.filters[i]
+		f.Compiled, f.first = c, len(s.owner)
+		f.view = s.viewFor(c, o.Location)
+		for k := range c.fail {
+			bit := len(s.owner)
+			s.owner = append(s.owner, i)
+			found := c.words(k)
+			if found == nil {
+				s.always[bit/64] |= 1 << (bit % 64)
+				s.everyLine = true
+			}
+			for _, w := range found {
+				if words[w] == nil {
+					words[w] = make([]uint64, n)
+				}
+				words[w][bit/64] |= 1 << (bit % 64)
+			}
+		}
+		if c.multiline() {
+			bit := len(s.owner)
+			s.owner = append(s.owner, i)
+			s.always[bit/64] |= 1 << (bit % 64)
+			s.everyLine = true
+			f.lines.max = c.Filter.MaxLines
+		}
+		f.end = len(s.owner)
+	}
+	var long, short []word
+	for w, mask := range words {
+		if len(w) >= longWindow {
+			long = append(long, word{text: []byte(w), mask: mask})
+		} else {
+			short = append(short, word{text: []byte(w), mask: mask})
+		}
+	}
+	for _, ws := range [][]word{long, short} {
+		if len(ws) > 0 {
+			s.scanners = append(s.scanners, lookout{scanner: newScanner(ws)})
+		}
+	}
+	return s
+}
+
+// words are strings of which the raw line holds one if pattern k can match;
+// nil if there are none to search for.
+func (c *Compiled) words(k int) []string {
+	header := len(c.Filter.Programs) > 0
+	sets := [][][]byte{c.fail[k].re.Literals()}
+	if c.pref != nil {
+		sets = append(sets, c.pref.re.Literals())
+	}
+	for _, set := range sets {
+		var words []string
+		for _, l := range set {
+			w := usable(l, !header)
+			if w == nil {
+				words = nil
+				break
+			}
+			words = append(words, string(w))
+		}
+		if words != nil {
+			return words
+		}
+	}
+	if !header {
+		return nil
+	}
+	var words []string
+	for _, p := range c.Filter.Programs {
+		w := usable([]byte(strings.TrimSuffix(p, "*")), false)
+		if w == nil {
+			return nil
+		}
+		words = append(words, string(w))
+	}
+	return words
+}
+
+// viewFor finds or makes the view of a filter.
+func (s *Set) viewFor(c *Compiled, loc *time.Location) int {
+	if c.Filter.Location != nil {
+		loc = c.Filter.Location
+	}
+	if loc == nil {
+		loc = time.Local
+	}
+	v := view{header: len(c.Filter.Programs) > 0, latin1: c.latin1, dates: strings.Join(c.Filter.DatePattern, "\n"), loc: loc}
+	for i := range s.views {
+		if o := &s.views[i]; o.header == v.header && o.latin1 == v.latin1 && o.dates == v.dates && o.loc == v.loc {
+			return i
+		}
+	}
+	v.clock.loc = loc
+	if !v.header {
+		v.det = newDetector(c.dates, loc)
+	}
+	s.views = append(s.views, v)
+	return len(s.views) - 1
+}
+
+// Stats counts what Scan has seen so far.
+func (s *Set) Stats() Stats { return s.stats }
+
+// Scan matches a block of whole lines, each ended by "\n". arrival is when
+// they were read: the time of lines without a date, and the reference for
+// dates without a year. emit is called in the order of lines, and for one
+// line in the order of filters.
+func (s *Set) Scan(block []byte, arrival time.Time, emit func(*Failure)) {
+	s.arrival = arrival
+	if n := len(block); n > 0 && block[n-1] != '\n' {
+		whole := bytes.LastIndexByte(block, '\n') + 1
+		s.scan(block[:whole], emit)
+		s.scratch = append(append(s.scratch[:0], block[whole:]...), '\n')
+		s.scan(s.scratch, emit)
+		return
+	}
+	s.scan(block, emit)
+}
+
+func (s *Set) scan(block []byte, emit func(*Failure)) {
+	if len(block) == 0 {
+		return
+	}
+	s.stats.Lines += uint64(bytes.Count(block, newline))
+	s.block = block
+	for i := range s.views {
+		s.views[i].seen = 0
+	}
+	for i := range s.scanners {
+		l := &s.scanners[i]
+		l.w, l.end = l.next(block, l.first())
+	}
+	for pos := 0; pos < len(block); {
+		start := pos
+		if !s.everyLine {
+			hit := -1
+			for i := range s.scanners {
+				if e := s.scanners[i].end; e >= 0 && (hit < 0 || e < hit) {
+					hit = e
+				}
+			}
+			if hit < 0 {
+				break
+			}
+			start = pos + bytes.LastIndexByte(block[pos:hit], '\n') + 1
+			pos = hit
+		}
+		end := pos + bytes.IndexByte(block[pos:], '\n') + 1
+		copy(s.cand, s.always)
+		for i := range s.scanners {
+			l := &s.scanners[i]
+			for l.end >= 0 && l.end < end {
+				for k, m := range l.w.mask {
+					s.cand[k] |= m
+				}
+				l.w, l.end = l.next(block, l.end+1)
+			}
+		}
+		s.start = start
+		s.match(block[start:end], emit)
+		pos = end
+	}
+	for i := range s.views {
+		if v := &s.views[i]; v.det != nil {
+			s.lookBack(v, len(block))
+		}
+	}
+}
+
+var newline = []byte("\n")
+
+// match tries the candidates on one line, which ends with "\n".
+func (s *Set) match(raw []byte, emit func(*Failure)) {
+	raw, ok := s.begin(raw)
+	if !ok {
+		return
+	}
+	ignored := false
+	for k := 0; k < len(s.cand); {
+		if s.cand[k] == 0 {
+			k++
+			continue
+		}
+		n := s.owner[k*64+bits.TrailingZeros64(s.cand[k])]
+		v := s.try(n, raw)
+		ignored = ignored || v.outcome == Ignored
+		if v.outcome == Matched {
+			emit(&s.failure)
+		}
+		// Go on behind the filter's patterns.
+		next := s.filters[n].end
+		for ; k < next/64; k++ {
+			s.cand[k] = 0
+		}
+		if k < len(s.cand) {
+			s.cand[k] &^= 1<<(next%64) - 1
+		}
+	}
+	s.finish(ignored)
+}
+
+// begin starts a new line, and returns it as the filters are to see it; no
+// if they aren't.
+func (s *Set) begin(raw []byte) ([]byte, bool) {
+	if len(raw) > MaxLine {
+		s.stats.TooLong++
+		return nil, false
+	}
+	s.line++
+	s.skipped = false
+	if n := len(raw); n > 1 && raw[n-2] == '\r' {
+		s.scratch = append(append(s.scratch[:0], bytes.TrimRight(raw, "\r\n")...), '\n')
+		raw = s.scratch
+	}
+	return raw, true
+}
+
+// finish counts what came of the line.
+func (s *Set) finish(ignored bool) {
+	if ignored {
+		s.stats.Ignored++
+	}
+	if s.skipped {
+		s.stats.Skipped++
+	}
+}
+
+// show works out the view of the line at hand, unless it shows it already.
+// It says no if the line has no header and the view wants one.
+func (s *Set) show(v *view, raw []byte) bool {
+	if v.line == s.line {
+		return v.ok
+	}
+	v.line, v.ok, v.timed = s.line, true, false
+	if v.latin1 {
+		raw = v.decode(raw)
+	}
+	body := raw[:len(raw)-1]
+	if v.header {
+		if v.ok = v.head.parse(body); v.ok {
+			v.text = raw[v.head.message:]
+		}
+		return v.ok
+	}
+	v.found = v.det.find(&s.machine, body, s.arrival)
+	v.timed = v.found.dated
+	switch f := &v.found; {
+	case f.start == f.end:
+		v.text = raw
+	case f.start == 0:
+		v.text = raw[f.end:]
+	default:
+		v.buf = append(append(v.buf[:0], raw[:f.start]...), raw[f.end:]...)
+		v.text = v.buf
+	}
+	return true
+}
+
+// when is the time of the line that v shows.
+func (s *Set) when(v *view) time.Time {
+	if v.timed {
+		return v.found.time
+	}
+	v.timed = true
+	f := &v.found
+	if v.header {
+		v.clock.set(s.arrival)
+		if f.time, f.dated = v.clock.time(&v.head.civil); !f.dated {
+			f.time = s.arrival
+		}
+		return f.time
+	}
+	s.lookBack(v, s.start)
+	f.time = v.det.undated(s.arrival)
+	return f.time
+}
+
+// lookBack tells v's detector the date of the last dated line before an
+// offset of the block, which no pattern had reason to look at until now. Few
+// lines without a date stand in a row.
+func (s *Set) lookBack(v *view, to int) {
+	const most = 64
+	end := to
+	for n := 0; n < most && end > v.seen; n++ {
+		start := bytes.LastIndexByte(s.block[:end-1], '\n') + 1
+		if v.det.note(&s.machine, s.block[start:end-1], s.arrival) {
+			break
+		}
+		end = start
+	}
+	v.seen = to
+}
+
+// decode converts a Latin-1 line to UTF-8.
+func (v *view) decode(raw []byte) []byte {
+	v.utf8 = v.utf8[:0]
+	for _, b := range raw {
+		v.utf8 = utf8.AppendRune(v.utf8, rune(b))
+	}
+	return v.utf8
+}
