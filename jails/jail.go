@@ -4,6 +4,7 @@
 package jails
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -23,6 +24,8 @@ type Ban struct {
 	Failures int       // failures that led to it
 	Pattern  string    // the failregex that matched last
 	Evidence []string  // the lines behind it, bounded, oldest first
+	// Observed says that the jail only observes: nothing may be dropped.
+	Observed bool
 }
 
 // Forever says that the ban has no end.
@@ -33,11 +36,18 @@ func (b Ban) Over(now time.Time) bool { return !b.Forever() && !b.Until.After(no
 
 // Jail is one jail: where it reads, what it matches, when it bans.
 type Jail struct {
-	Name     string
-	Enabled  bool
+	Name string
+	// Enabled says whether the jail runs. With Auto too it runs only while
+	// one of its sources exists: enabled = "auto".
+	Enabled, Auto bool
+	// Observe makes a jail that judges and remembers, but doesn't ban:
+	// enabled = "observe".
+	Observe  bool
 	Programs []string
 	Journal  []string // journalctl matches, "FIELD=value"; same field: or, different fields: and
 	Files    []string // paths and globs
+	Encoding string   // of the files: empty or "utf-8", "latin1", …
+	UseDNS   UseDNS
 	Filter   *matcher.Compiled
 
 	MaxRetry int
@@ -45,26 +55,70 @@ type Jail struct {
 	BanTime  time.Duration // Forever: no end
 	// Increment is the growth of the ban time for those who come back.
 	Increment Increment
+	// MaxMatches is how many lines are kept as a ban's evidence: 0 for as
+	// many as MaxRetry, but at most 10; negative for none.
+	MaxMatches int
+	// Ports are what a ban is limited to; none: everything of the source.
+	Ports []PortRange
 	// IgnoreIP are the addresses the jail never bans, besides the global
-	// ones.
-	IgnoreIP []netip.Prefix
+	// ones, and IgnoreNames host names that stand for such addresses.
+	IgnoreIP    []netip.Prefix
+	IgnoreNames []string
+	// BanSelf lets the jail ban the host's own addresses: ignoreself = false.
+	BanSelf bool
 	// Aggregate4 and Aggregate6 are the prefix lengths that are counted and
-	// banned as one offender: 32 and 128 mean single addresses.
+	// banned as one offender: 32 and 128, or 0, mean single addresses.
 	Aggregate4, Aggregate6 int
 	// WatchesBans makes the jail read xdpban's own bans instead of a log
-	// (recidive): every ban by another jail is a failure here.
+	// (recidive): every ban by another jail that doesn't watch is a failure
+	// here.
 	WatchesBans bool
+}
+
+// UseDNS says what becomes of a host name in the place of an address.
+type UseDNS string
+
+// Names aren't looked up unless a jail says so: whoever owns a name's zone
+// decides which address it names, so a name in a log can ban anybody.
+const (
+	DNSNo   UseDNS = "no"   // the failure is dropped
+	DNSWarn UseDNS = "warn" // looked up, and said so in the log
+	DNSYes  UseDNS = "yes"  // looked up
+)
+
+// PortRange is a range of destination ports of one protocol.
+type PortRange struct {
+	First, Last uint16
+	Proto       string // "tcp" or "udp"
+}
+
+func (r PortRange) String() string {
+	if r.First == r.Last {
+		return fmt.Sprintf("%d/%s", r.First, r.Proto)
+	}
+	return fmt.Sprintf("%d-%d/%s", r.First, r.Last, r.Proto)
 }
 
 // Forever is the ban time without an end.
 const Forever = time.Duration(-1)
 
-// Increment says how ban time grows: BanTime · 2^min(strikes,20) · Factor,
-// at most Max, as fail2ban's bantime.increment does.
+// Increment says how the ban time grows with the strikes, as fail2ban's
+// bantime.increment does: BanTime · 2^min(strikes,20) · Factor, or with
+// Multipliers BanTime · Multipliers[min(strikes,last)] · Factor; at least
+// BanTime, at most Max, plus up to Random. A first ban doesn't grow.
+//
+// It also makes the failures of those who were banned before count more:
+// with 1, 2, 3, 4 strikes as 2, 3, 5, 9.
 type Increment struct {
-	Enabled bool
-	Factor  float64
-	Max     time.Duration // 0: no limit
+	Enabled     bool
+	Factor      float64 // 0: 1
+	Multipliers []float64
+	Max         time.Duration // 0: no limit
+	// Random spreads the ends, so that a botnet can't tell when it is let in
+	// again.
+	Random time.Duration
+	// AllJails counts the strikes of all jails, not only the jail's own.
+	AllJails bool
 }
 
 // Config is everything configuration says.
@@ -81,11 +135,19 @@ type Settings struct {
 	Socket     string         // the API's unix socket
 	StateDir   string         // the ledger's folder
 	IgnoreIP   []netip.Prefix // never banned, by any jail
-	IgnoreSelf bool           // the host's own addresses are never banned (default true)
+	// IgnoreNames are host names in ignoreip, for the daemon to look up.
+	IgnoreNames []string
+	IgnoreSelf  bool // the host's own addresses are never banned (default true)
 	// IgnoreSessions keeps the peers of established SSH sessions at start
 	// from being banned (default true).
 	IgnoreSessions bool
 	MaxBans        uint32 // capacity of the kernel's address maps
-	MaxTracked     int    // failure windows held in memory
-	MaxBansPerMin  int    // the global brake on new bans
+	// MaxTracked bounds the failure windows held in memory, and apart from
+	// them the offenders remembered for their past bans; 0: no bound.
+	MaxTracked int
+	// MaxBansPerMin is the global brake on new bans; 0: none.
+	MaxBansPerMin int
+	// Remember is how long a past ban counts as a strike, from its end on;
+	// 0: always.
+	Remember time.Duration
 }

@@ -1,0 +1,222 @@
+package jails
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The kinds of records.
+const (
+	// KindOffender is the state that decides: windows, bans and strikes, by
+	// jail and prefix.
+	KindOffender = "offender"
+	// KindHistory is what happened, an Event in JSON each, with keys in the
+	// order of time. It only grows: its keeper prunes it, see HistoryKey.
+	KindHistory = "history"
+)
+
+// Record is one thing for the ledger to remember. A nil Value deletes it.
+type Record struct {
+	Kind  string
+	Key   string
+	Value []byte
+}
+
+// The kinds of events.
+const (
+	EventBan     = "ban"
+	EventUnban   = "unban"
+	EventExpire  = "expire"
+	EventObserve = "observe" // a ban by a jail that only observes
+)
+
+// Event is an entry of the history.
+type Event struct {
+	Time time.Time `json:"time"`
+	Kind string    `json:"kind"`
+	Ban  Ban       `json:"ban"`
+}
+
+// HistoryKey is the first key that an event at t can have: history before it
+// has smaller keys.
+func HistoryKey(t time.Time) string { return fmt.Sprintf("%020d", max(t.UnixNano(), 0)) }
+
+func (e Event) key() string {
+	return fmt.Sprintf("%s %s %s %s", HistoryKey(e.Time), e.Kind, e.Ban.Jail, e.Ban.Prefix)
+}
+
+func (j *Judge) event(e Event) { j.events[e.key()] = &e }
+
+// banEvent is the event of a ban's beginning.
+func banEvent(b Ban) Event {
+	if b.Observed {
+		return Event{b.Since, EventObserve, b}
+	}
+	return Event{b.Since, EventBan, b}
+}
+
+// touch marks a track as changed.
+func (j *Judge) touch(t *track) { j.changed[trackKey{t.jail, t.prefix}] = struct{}{} }
+
+// Changes returns what has changed and isn't saved yet: since the last call
+// that was followed by Saved. A transaction that failed is so made up for by
+// the next one.
+func (j *Judge) Changes() []Record {
+	maps.Copy(j.handed, j.changed)
+	clear(j.changed)
+	maps.Copy(j.handedEvents, j.events)
+	clear(j.events)
+	records := make([]Record, 0, len(j.handed)+len(j.handedEvents))
+	for k := range j.handed {
+		r := Record{Kind: KindOffender, Key: k.jail.name + " " + k.prefix.String()}
+		if t := k.jail.tracks[k.prefix]; t != nil {
+			r.Value = t.marshal()
+		}
+		records = append(records, r)
+	}
+	for key, e := range j.handedEvents {
+		r := Record{Kind: KindHistory, Key: key}
+		if e != nil {
+			r.Value = marshal(e)
+		}
+		records = append(records, r)
+	}
+	return records
+}
+
+// Saved says that what Changes returned last is on disk.
+func (j *Judge) Saved() {
+	clear(j.handed)
+	clear(j.handedEvents)
+}
+
+// trackRecord is a track in JSON; times are Unix nanoseconds.
+type trackRecord struct {
+	Window  []entryRecord `json:"window,omitempty"`
+	Ban     *banRecord    `json:"ban,omitempty"`
+	Strikes int           `json:"strikes,omitempty"`
+	Braked  bool          `json:"braked,omitempty"`
+}
+
+type entryRecord struct {
+	At      int64  `json:"at"`
+	Weight  int    `json:"weight"`
+	Pattern string `json:"pattern,omitempty"`
+	Line    string `json:"line,omitempty"`
+}
+
+type banRecord struct {
+	Since    int64         `json:"since"`
+	Until    int64         `json:"until,omitempty"`
+	Strikes  int           `json:"strikes,omitempty"`
+	Failures int           `json:"failures,omitempty"`
+	Pattern  string        `json:"pattern,omitempty"`
+	Evidence []string      `json:"evidence,omitempty"`
+	Decided  []entryRecord `json:"decided,omitempty"`
+	Standing bool          `json:"standing,omitempty"`
+	Observed bool          `json:"observed,omitempty"`
+	Fixed    bool          `json:"fixed,omitempty"`
+}
+
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err) // strings, numbers and times that a log can have
+	}
+	return b
+}
+
+func (t *track) marshal() []byte {
+	r := trackRecord{Window: entryRecords(t.window), Strikes: t.strikes, Braked: t.braked}
+	if b := t.ban; b != nil {
+		r.Ban = &banRecord{
+			b.since, b.until, b.strikes, b.failures, b.pattern, b.evidence,
+			entryRecords(b.decided), b.standing, b.observed, b.fixed,
+		}
+	}
+	return marshal(r)
+}
+
+func entryRecords(entries []entry) []entryRecord {
+	var out []entryRecord
+	for _, e := range entries {
+		out = append(out, entryRecord{e.at, e.weight, e.pattern, e.line})
+	}
+	return out
+}
+
+func entriesOf(records []entryRecord) []entry {
+	var out []entry
+	for _, r := range records {
+		out = append(out, entry{r.At, r.Weight, r.Pattern, r.Line})
+	}
+	return out
+}
+
+// Restore takes back what Changes gave, of a judge that has seen nothing
+// yet. Bans that are over meanwhile are ended by the next Expire. Records of
+// other kinds than KindOffender are passed over. On an error the judge must
+// not be used.
+func (j *Judge) Restore(records []Record, now time.Time) error {
+	var restored []*track
+	for _, r := range records {
+		if r.Kind != KindOffender || r.Value == nil {
+			continue
+		}
+		at := strings.LastIndexByte(r.Key, ' ')
+		if at < 0 {
+			return fmt.Errorf("restore %s %q: the key isn't a jail and a prefix", r.Kind, r.Key)
+		}
+		p, err := netip.ParsePrefix(r.Key[at+1:])
+		if err != nil {
+			return fmt.Errorf("restore %s %q: %w", r.Kind, r.Key, err)
+		}
+		var v trackRecord
+		if err := json.Unmarshal(r.Value, &v); err != nil {
+			return fmt.Errorf("restore %s %q: %w", r.Kind, r.Key, err)
+		}
+		t := j.track(j.jail(r.Key[:at]), p)
+		t.window, t.strikes, t.braked = entriesOf(v.Window), v.Strikes, v.Braked
+		if b := v.Ban; b != nil {
+			t.ban = &ban{
+				b.Since, b.Until, b.Strikes, b.Failures, b.Pattern, b.Evidence,
+				entriesOf(b.Decided), false, b.Observed, b.Fixed, -1,
+			}
+			if b.Standing {
+				j.stand(t)
+			}
+		}
+		restored = append(restored, t)
+	}
+	// What went first before, by age, goes first again.
+	slices.SortFunc(restored, func(a, b *track) int {
+		if a.latest() != b.latest() {
+			return int(min(max(a.latest()-b.latest(), -1), 1))
+		}
+		return a.prefix.Compare(b.prefix)
+	})
+	for _, t := range restored {
+		j.enlist(t, now)
+		if t.jail.conf == nil {
+			j.forgetWindow(t)
+		}
+	}
+	j.evict()
+	return nil
+}
+
+// latest is the last time a track knows of.
+func (t *track) latest() int64 {
+	switch {
+	case len(t.window) > 0:
+		return t.window[len(t.window)-1].at
+	case t.ban != nil:
+		return t.ban.until
+	}
+	return 0
+}
