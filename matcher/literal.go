@@ -67,9 +67,11 @@ func key3(a, b, c byte) uint16 {
 }
 
 // next finds the first window that ends at or after i and belongs to a word
-// that stands there. It returns the word and the place of its window's last
-// byte, or -1. The block must not end with a word.
-func (s *scanner) next(b []byte, i int) (w *word, end int) {
+// that stands there. It returns the words that may stand there, the first of
+// them for sure, and the place of the window's last byte, or -1: several
+// words can end their windows at one place. The block must not end with a
+// word.
+func (s *scanner) next(b []byte, i int) (hits []int32, end int) {
 	for ; i < len(b)-1; i++ {
 		var k uint16
 		for {
@@ -83,13 +85,20 @@ func (s *scanner) next(b []byte, i int) (w *word, end int) {
 				return nil, -1
 			}
 		}
-		for _, n := range s.bucket[k] {
-			if w := &s.words[n]; w.stands(b, i-s.window+1-w.offset) {
-				return w, i
+		bucket := s.bucket[k]
+		for j, n := range bucket {
+			if s.stands(n, b, i) {
+				return bucket[j:], i
 			}
 		}
 	}
 	return nil, -1
+}
+
+// stands says whether word n is in the block with its window ending at end.
+func (s *scanner) stands(n int32, b []byte, end int) bool {
+	w := &s.words[n]
+	return w.stands(b, end-s.window+1-w.offset)
 }
 
 // first is the place to start next from, in a block.

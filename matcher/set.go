@@ -42,8 +42,8 @@ type Set struct {
 // lookout is a scanner and the next hit it found in the block.
 type lookout struct {
 	*scanner
-	w   *word
-	end int // of the hit; -1: no more
+	hits []int32 // of the scanner's words, see next
+	end  int     // of the hit; -1: no more
 }
 
 // setFilter is a filter in a Set, with its state.
@@ -227,7 +227,7 @@ func (s *Set) scan(block []byte, emit func(*Failure)) {
 	}
 	for i := range s.scanners {
 		l := &s.scanners[i]
-		l.w, l.end = l.next(block, l.first())
+		l.hits, l.end = l.next(block, l.first())
 	}
 	for pos := 0; pos < len(block); {
 		start := pos
@@ -249,10 +249,14 @@ func (s *Set) scan(block []byte, emit func(*Failure)) {
 		for i := range s.scanners {
 			l := &s.scanners[i]
 			for l.end >= 0 && l.end < end {
-				for k, m := range l.w.mask {
-					s.cand[k] |= m
+				for _, n := range l.hits {
+					if l.stands(n, block, l.end) {
+						for k, m := range l.words[n].mask {
+							s.cand[k] |= m
+						}
+					}
 				}
-				l.w, l.end = l.next(block, l.end+1)
+				l.hits, l.end = l.next(block, l.end+1)
 			}
 		}
 		s.start = start
