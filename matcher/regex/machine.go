@@ -545,6 +545,10 @@ func (m *Machine) run(p *program, text []byte, pc, pos int, own owner) (int, out
 			} else {
 				found = in.eot != 0
 			}
+			if found && left < 0 {
+				m.stack, m.left = stack, left
+				return 0, exhausted
+			}
 			if found {
 				o := redone
 				if in.frees {
@@ -658,13 +662,13 @@ func (m *Machine) run(p *program, text []byte, pc, pos int, own owner) (int, out
 		// The instruction failed: back to the last choice.
 	back:
 		for {
-			if len(stack) == base {
-				m.stack, m.left = stack, left
-				return 0, failed
-			}
 			if left--; left < 0 {
 				m.stack, m.left = stack, left
 				return 0, exhausted
+			}
+			if len(stack) == base {
+				m.stack, m.left = stack, left
+				return 0, failed
 			}
 			f := stack[len(stack)-1]
 			stack = stack[:len(stack)-1]
