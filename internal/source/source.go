@@ -7,16 +7,28 @@ import (
 	"time"
 )
 
-// Position is where reading of one stream goes on: after everything that
-// was emitted with it. It survives in the ledger as JSON.
+// Position is where reading of one key goes on: after everything that was
+// emitted with it. It survives in the ledger as JSON. The zero Position says
+// that the source is known but had nothing yet: whatever is found there later
+// is read from its start.
 type Position struct {
 	// Cursor is the journal's.
 	Cursor string `json:"cursor,omitempty"`
-	// File identity and offset; see Files.
+
+	// Dev and Inode name the file as it was opened, Fingerprint is of its
+	// first bytes (at most those before Offset): a file renamed, copied or
+	// compressed meanwhile is found again by it.
 	Dev         uint64 `json:"dev,omitempty"`
 	Inode       uint64 `json:"ino,omitempty"`
 	Fingerprint string `json:"fp,omitempty"`
-	Offset      int64  `json:"off,omitempty"`
+	// Offset counts bytes, of the text if the file is compressed.
+	Offset int64 `json:"off,omitempty"`
+	// Modified is the file's modification time in Unix nanoseconds. It tells
+	// which rotated files hold something newer when this one is gone.
+	Modified int64 `json:"mod,omitempty"`
+	// Older are the predecessors under the same pathname that may still be
+	// written to or aren't read to their end yet, oldest first.
+	Older []Position `json:"older,omitempty"`
 }
 
 // Block is a run of whole lines of one stream.
