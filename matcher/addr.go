@@ -54,10 +54,13 @@ func isHostName(b []byte) bool {
 
 func isDigit(c byte) bool { return c-'0' < 10 }
 func isAlpha(c byte) bool { return c|0x20-'a' < 26 }
-func isHex(c byte) bool   { return isDigit(c) || c|0x20-'a' < 6 || c == ':' }
+func isHex(c byte) bool   { return isDigit(c) || c|0x20-'a' < 6 }
 
 // isWord says what \w matches in ASCII; of other bytes it says no.
 func isWord(c byte) bool { return isDigit(c) || isAlpha(c) || c == '_' }
+
+// inWord takes any byte of a character outside ASCII for part of a word.
+func inWord(c byte) bool { return isWord(c) || c >= 0x80 }
 
 // asString is the string that shares b's memory: valid as long as b is.
 func asString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

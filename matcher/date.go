@@ -14,6 +14,9 @@ type civil struct {
 	zoned, absolute  bool
 }
 
+// noYear is the year 0, which a line may write but the calendar lacks.
+const noYear = -1
+
 // clock turns civil dates into times, by the rules that fail2ban has for
 // parts a date leaves out: no year is this year, or last year if that were
 // more than a day ahead; no day is today, or yesterday if that were ahead;
@@ -42,6 +45,9 @@ func (k *clock) set(now time.Time) {
 func (k *clock) time(c *civil) (time.Time, bool) {
 	if c.absolute {
 		return time.Unix(c.epoch, int64(c.nsec)).In(k.loc), true
+	}
+	if c.year == noYear {
+		return time.Time{}, false
 	}
 	y, m, d := c.year, c.month, c.day
 	guessYear := y == 0

@@ -153,7 +153,7 @@ func (d *detector) hit(start, end, id int, top bool) (int, int, int) {
 func (d *detector) match(m *regex.Machine, t *dateTemplate, c *cursor) (start int, ok bool) {
 	if t.re == nil {
 		for s := range min(3, len(c.b)+1) {
-			if s > 0 && isWord(c.b[s-1]) {
+			if s > 0 && inWord(c.b[s-1]) {
 				break
 			}
 			if c.i, c.civil = s, (civil{}); t.parse(c) {
@@ -182,7 +182,7 @@ func (d *detector) top(c *cursor, n int) (int, bool) {
 	b := c.b
 	lead := 0
 	if !f.onlyTop {
-		for lead < 2 && lead < len(b) && !isWord(b[lead]) {
+		for lead < 2 && lead < len(b) && !inWord(b[lead]) {
 			lead++
 		}
 	}
@@ -220,7 +220,7 @@ func canStart(n int, x byte) bool {
 // at tries a default format at one place within the line.
 func (d *detector) at(c *cursor, n, s int) bool {
 	b := c.b
-	if s >= len(b) || s > 0 && isWord(b[s]) && isWord(b[s-1]) {
+	if s >= len(b) || s > 0 && inWord(b[s]) && inWord(b[s-1]) {
 		return false
 	}
 	if !canStart(n, b[s]) {
@@ -237,7 +237,7 @@ func (d *detector) at(c *cursor, n, s int) bool {
 // Ten digits elsewhere are anything but a date.
 func (c *cursor) auditEpoch() bool {
 	s := c.i
-	if s < 6 || string(c.b[s-6:s]) != "audit(" || s > 6 && isWord(c.b[s-7]) || !c.epochSeconds() {
+	if s < 6 || string(c.b[s-6:s]) != "audit(" || s > 6 && inWord(c.b[s-7]) || !c.epochSeconds() {
 		return false
 	}
 	e := c.i
@@ -269,7 +269,7 @@ func (d *detector) anywhere(c *cursor, prefer, limit int) (start, format int) {
 			for e < len(b) && isDigit(b[e]) {
 				e++
 			}
-			if s > 0 && isWord(b[s-1]) {
+			if s > 0 && inWord(b[s-1]) {
 				s = e - 1
 				continue
 			}
@@ -279,7 +279,7 @@ func (d *detector) anywhere(c *cursor, prefer, limit int) (start, format int) {
 				continue
 			}
 		case isAlpha(x):
-			if s > 0 && isWord(b[s-1]) {
+			if s > 0 && inWord(b[s-1]) {
 				continue
 			}
 			try = alphaFormats

@@ -207,7 +207,7 @@ func (c *cursor) dayName() bool {
 
 // end says whether a date may end here: not within a word or number.
 func (c *cursor) end() bool {
-	return c.i >= len(c.b) || !isWord(c.b[c.i]) || !isWord(c.b[c.i-1])
+	return c.i >= len(c.b) || !inWord(c.b[c.i]) || !inWord(c.b[c.i-1])
 }
 
 // tail reads the optional parts behind the seconds: a fraction, and what

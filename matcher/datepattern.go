@@ -163,10 +163,10 @@ func isNamedDate(p string) bool {
 // {UNB} or ^.
 func newDateTemplate(pattern string) (*dateTemplate, error) {
 	t := &dateTemplate{name: pattern, cut: 1}
-	if isNamedDate(pattern) && !strings.HasSuffix(strings.ToUpper(pattern), "LEPOCH") {
-		up := strings.ToUpper(pattern)
-		t.lineStart = up[0] == '^' || up[0] == '{'
-		t.parse = (*cursor).epochSeconds
+	up := strings.ToUpper(pattern)
+	top := strings.HasPrefix(up, "^") || strings.HasPrefix(up, "{^LN-BEG}")
+	if isNamedDate(pattern) && (strings.HasSuffix(up, "TAI64N") || top && !strings.HasSuffix(up, "LEPOCH")) {
+		t.lineStart, t.parse = top, (*cursor).epochSeconds
 		if strings.HasSuffix(up, "TAI64N") {
 			t.parse = (*cursor).tai64n
 		}
@@ -174,7 +174,8 @@ func newDateTemplate(pattern string) (*dateTemplate, error) {
 	}
 
 	expr := pattern
-	wordStart, wordEnd, top := true, true, false
+	wordStart, wordEnd := true, true
+	top = false
 	if s, ok := strings.CutPrefix(expr, "{UNB}"); ok {
 		expr, wordStart, wordEnd = s, false, false
 	}
@@ -182,9 +183,17 @@ func newDateTemplate(pattern string) (*dateTemplate, error) {
 		expr, top = s, true
 	}
 	switch {
-	case isNamedDate(pattern): // LEPOCH
-		expr, t.epoch, t.long = `(`+longEpochExpr+`)`, 1, true
-		top = top || pattern[0] == '^'
+	case isNamedDate(pattern): // anywhere, or LEPOCH
+		e := epochExpr
+		if t.long = strings.HasSuffix(up, "LEPOCH"); t.long {
+			e = longEpochExpr
+		}
+		expr, t.epoch = `(`+e+`)`, 1
+		if top = up[0] == '^' || up[0] == '{'; !top {
+			// Digits elsewhere in the line are anything but a date.
+			expr = `((?:^|(?<=^\[)|(?<=\baudit\()(?=[\d.]+:\d+\)))` + e + `)`
+			wordStart = false
+		}
 	case epochPlaceRE.MatchString(expr):
 		t.long = strings.Contains(strings.ToUpper(expr), "{LEPOCH}")
 		e := epochExpr
@@ -375,6 +384,9 @@ func (t *dateTemplate) read(text []byte, caps []int, k *clock, c *civil) bool {
 		switch f.key {
 		case 'Y':
 			c.year = n
+			if n == 0 {
+				c.year = noYear
+			}
 		case 'y':
 			c.year = 2000 + n
 		case 'm':
