@@ -226,10 +226,12 @@ type Stats struct {
 	// Verdicts are by XDP action: XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX,
 	// XDP_REDIRECT.
 	Verdicts map[string]Verdict `json:"verdicts"`
-	// Lists are the drops by the list that decided, as the kernel part names
-	// them.
-	Lists map[string]Verdict `json:"lists,omitempty"`
-	Bans  int                `json:"bans"` // standing
+	// Reasons are by why a packet left the program as it did, as the kernel
+	// part names it: "drop-ban", "drop-net", "pass", …
+	Reasons map[string]Verdict `json:"reasons,omitempty"`
+	// Interfaces are by interface, then by XDP action.
+	Interfaces map[string]map[string]Verdict `json:"interfaces,omitempty"`
+	Bans       int                           `json:"bans"` // standing
 }
 
 // Status is the daemon's state at a glance.

@@ -39,7 +39,20 @@ func NewClient(path string) *Client {
 }
 
 // Close lets go of an idle connection.
-func (c *Client) Close() { c.http.CloseIdleConnections() }
+func (c *Client) Close() error {
+	c.http.CloseIdleConnections()
+	return nil
+}
+
+// Ping says whether a daemon listens; its error is ErrDown if none does.
+func (c *Client) Ping(ctx context.Context) error {
+	d := net.Dialer{Timeout: 5 * time.Second}
+	conn, err := d.DialContext(ctx, "unix", c.path)
+	if err != nil {
+		return c.dialError("answer", err)
+	}
+	return conn.Close()
+}
 
 // Status asks how the daemon is.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {

@@ -88,7 +88,7 @@ func serve(t *testing.T, d Daemon, s Socket) *Client {
 	go func() { done <- Serve(ctx, l, d, slog.New(slog.DiscardHandler)) }()
 	c := NewClient(s.Path)
 	t.Cleanup(func() {
-		c.Close()
+		_ = c.Close()
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)

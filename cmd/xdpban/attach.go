@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"xdpban/bpf"
+	"xdpban/internal/control"
+	"xdpban/internal/host"
+)
+
+type attachCmd struct {
+	Interface []string `arg:"" optional:"" help:"Interfaces; without any, those of the default routes."`
+	Mode      string   `help:"How: native, generic, offload, or auto (native, else generic)." enum:"auto,native,generic,offload" default:"auto"`
+}
+
+func (c *attachCmd) Run(a *app) error {
+	if len(c.Interface) == 0 {
+		var err error
+		if c.Interface, err = host.DefaultInterfaces(); err != nil {
+			return err
+		}
+		if len(c.Interface) == 0 {
+			return usagef("there is no default route: name the interface")
+		}
+	}
+	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	done := []control.Interface{}
+	var failed error
+	for _, name := range c.Interface {
+		at, err := b.Attach(name, bpf.Mode(c.Mode))
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		if c.Mode == "auto" && at.Mode == bpf.ModeGeneric {
+			a.warn("%s has no native XDP: generic mode is several times slower", name)
+		}
+		done = append(done, control.Interface{Name: at.Interface, Mode: string(at.Mode)})
+	}
+	return errors.Join(failed, a.print(done, func(w io.Writer) {
+		for _, i := range done {
+			printInterface(w, i)
+		}
+	}))
+}
+
+type detachCmd struct {
+	Interface []string `arg:"" optional:"" help:"Interfaces; without any, all."`
+	Force     bool     `help:"Even if a daemon runs, which will attach again."`
+}
+
+func (c *detachCmd) Run(a *app) error {
+	if !c.Force {
+		client := control.NewClient(a.Socket)
+		defer client.Close()
+		s, err := client.Status(a.ctx)
+		if err != nil && !errors.Is(err, control.ErrDown) {
+			return err
+		}
+		for _, i := range s.Interfaces {
+			if len(c.Interface) == 0 || slices.Contains(c.Interface, i.Name) {
+				return fmt.Errorf("the daemon (pid %d) protects %s and would attach again: stop it, or take %s out of interfaces in xdpban.toml and reload", s.PID, i.Name, i.Name)
+			}
+		}
+	}
+	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MustExist: true})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	if len(c.Interface) == 0 {
+		list, err := b.Attachments()
+		if err != nil {
+			return err
+		}
+		for _, at := range list {
+			c.Interface = append(c.Interface, at.Interface)
+		}
+	}
+	done := []string{}
+	var failed error
+	for _, name := range c.Interface {
+		if err := b.Detach(name); err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		done = append(done, name)
+	}
+	return errors.Join(failed, a.print(map[string][]string{"detached": done}, func(w io.Writer) {
+		for _, name := range done {
+			fmt.Fprintf(w, "%s: detached; bans and counts stay\n", printable(name))
+		}
+	}))
+}

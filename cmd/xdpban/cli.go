@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+
+	"xdpban/internal/control"
+)
+
+// Exit codes.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // usage or configuration
+)
+
+// errReported ends a command that has already said all there is to say.
+var errReported = errors.New("")
+
+// A usageError is the caller's mistake, not the machine's.
+type usageError struct{ err error }
+
+func (e usageError) Error() string { return e.err.Error() }
+func (e usageError) Unwrap() error { return e.err }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// commonFlags go with every command.
+type commonFlags struct {
+	Config string `help:"Folder of xdpban.toml and jail.d." default:"/etc/xdpban" env:"XDPBAN_CONFIG" placeholder:"DIR"`
+	Socket string `help:"The daemon's socket." default:"/run/xdpban/xdpban.sock" env:"XDPBAN_SOCKET" placeholder:"PATH"`
+	BPFDir string `name:"bpf-dir" help:"bpffs folder of the pinned maps." default:"/sys/fs/bpf/xdpban" env:"XDPBAN_BPF_DIR" placeholder:"DIR"`
+	JSON   bool   `name:"json" help:"Print JSON."`
+}
+
+// grammar is the whole command line. Each command has a file of its own.
+type grammar struct {
+	commonFlags `embed:""`
+
+	Ban     banCmd     `cmd:"" group:"Bans" help:"Ban addresses or subnets."`
+	Unban   unbanCmd   `cmd:"" group:"Bans" help:"End bans."`
+	Allow   allowCmd   `cmd:"" group:"Bans" help:"Keep addresses from ever being banned; without any, list them."`
+	List    listCmd    `cmd:"" group:"Bans" help:"List what is banned."`
+	Export  exportCmd  `cmd:"" group:"Bans" help:"Write all bans to standard output."`
+	Import  importCmd  `cmd:"" group:"Bans" help:"Take over bans from an export."`
+	Status  statusCmd  `cmd:"" group:"Looking" help:"Say how the daemon, or one jail, is."`
+	Stats   statsCmd   `cmd:"" group:"Looking" help:"Show packet rates by XDP action."`
+	Why     whyCmd     `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
+	History historyCmd `cmd:"" group:"Looking" help:"Show past bans and unbans."`
+	Reload  reloadCmd  `cmd:"" group:"Running" help:"Make the daemon read its configuration again."`
+	Attach  attachCmd  `cmd:"" group:"Running" help:"Put the XDP program on interfaces, without any daemon."`
+	Detach  detachCmd  `cmd:"" group:"Running" help:"Take the XDP program off interfaces."`
+	Doctor  doctorCmd  `cmd:"" group:"Running" help:"Check what this machine offers, and say how to fix what is missing."`
+
+	Version    versionCmd    `cmd:"" group:"Other" help:"Print the version."`
+	Completion completionCmd `cmd:"" group:"Other" help:"Print a completion script for a shell."`
+}
+
+// app is what every command runs with: the world outside and the common
+// flags.
+type app struct {
+	commonFlags
+	ctx            context.Context
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	model          *kong.Application
+}
+
+// execute runs one command line and returns its exit code.
+func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var g grammar
+	parser, err := kong.New(&g,
+		kong.Name("xdpban"),
+		kong.Description("Bans attackers it sees in logs, in XDP: their packets are dropped before the kernel's network stack sees them."),
+		kong.Writers(stdout, stderr),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+	)
+	if err != nil {
+		fmt.Fprintln(stderr, "xdpban:", err)
+		return exitFailed
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	kctx, err := parser.Parse(args)
+	if err != nil {
+		fmt.Fprintf(stderr, "xdpban: %s; see xdpban --help\n", printable(err.Error()))
+		return exitUsage
+	}
+	a := &app{commonFlags: g.commonFlags, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, model: parser.Model}
+	return a.exitCode(kctx.Run(a))
+}
+
+// exitCode tells an error and what it means to the shell.
+func (a *app) exitCode(err error) int {
+	if err == nil {
+		return exitDone
+	}
+	if err != errReported {
+		fmt.Fprintf(a.stderr, "xdpban: %s\n", printableLines(err.Error()))
+	}
+	var usage usageError
+	if errors.As(err, &usage) || errors.Is(err, control.ErrInvalid) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// warn tells something on standard error that isn't the answer.
+func (a *app) warn(format string, args ...any) {
+	fmt.Fprintf(a.stderr, "xdpban: %s\n", printableLines(fmt.Sprintf(format, args...)))
+}

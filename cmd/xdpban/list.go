@@ -1,0 +1,75 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"time"
+
+	"xdpban/internal/control"
+)
+
+type listCmd struct {
+	Jail string `help:"Only this jail's bans."`
+	Sort string `help:"Order: prefix, left (ending soonest first), packets (most first) or since (latest first)." enum:"prefix,left,packets,since" default:"prefix"`
+}
+
+func (c *listCmd) Run(a *app) error {
+	bl, err := a.open(false)
+	if err != nil {
+		return err
+	}
+	defer bl.Close()
+	l, err := bl.List(a.ctx, control.ListQuery{Jail: c.Jail})
+	if err != nil {
+		return err
+	}
+	sortBans(l.Bans, c.Sort)
+	now := time.Now()
+	return a.print(l, func(w io.Writer) {
+		printBans(w, l.Bans, now)
+		if len(l.Ports) > 0 {
+			fmt.Fprintln(w)
+			t := newTable(w, "PORT", "PACKETS", "BYTES")
+			for _, p := range l.Ports {
+				t.row(fmt.Sprintf("%d/%s", p.Port, p.Protocol), strconv.FormatUint(p.Packets, 10), strconv.FormatUint(p.Bytes, 10))
+			}
+			t.flush()
+		}
+	})
+}
+
+func printBans(w io.Writer, bans []control.Ban, now time.Time) {
+	t := newTable(w, "PREFIX", "JAIL", "LEFT", "PACKETS", "BYTES", "SINCE")
+	for _, b := range bans {
+		t.row(short(b.Prefix), b.Jail, left(b.Until.Time, now),
+			strconv.FormatUint(b.Packets, 10), strconv.FormatUint(b.Bytes, 10), clock(b.Since))
+	}
+	t.flush()
+}
+
+// sortBans brings bans into an order that is the same each time.
+func sortBans(bans []control.Ban, by string) {
+	slices.SortFunc(bans, func(x, y control.Ban) int {
+		var c int
+		switch by {
+		case "left":
+			switch {
+			case x.Until.IsZero() != y.Until.IsZero():
+				c = 1
+				if y.Until.IsZero() {
+					c = -1
+				}
+			default:
+				c = x.Until.Compare(y.Until.Time)
+			}
+		case "packets":
+			c = cmp.Compare(y.Packets, x.Packets)
+		case "since":
+			c = y.Since.Compare(x.Since)
+		}
+		return cmp.Or(c, x.Prefix.Compare(y.Prefix), cmp.Compare(x.Jail, y.Jail))
+	})
+}
