@@ -1,0 +1,501 @@
+package fail2ban
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Note is something that a conversion leaves out or changes, and why.
+type Note struct {
+	Origin
+	Option string
+	Text   string
+}
+
+func (n Note) String() string {
+	return (&Error{n.File, n.Line, n.Option, n.Text}).Error()
+}
+
+// Converted is one jail as xdpban has it.
+type Converted struct {
+	Name  string
+	TOML  []byte
+	Notes []Note
+}
+
+// Conversion is a whole configuration as xdpban has it.
+type Conversion struct {
+	Jails    []*Converted
+	Disabled []string // jails that are not enabled, and are not converted
+	Failed   []Failed
+}
+
+// Failed is a jail that can't be converted.
+type Failed struct {
+	Name string
+	Err  error
+}
+
+func (f Failed) Error() string { return "jail " + f.Name + ": " + f.Err.Error() }
+
+// ConvertAll converts every enabled jail; all: the others as well, as they
+// would be if they were enabled. A jail that can't be converted doesn't keep
+// the others from it; the error is one that leaves no jail at all.
+func (t *Tree) ConvertAll(all bool) (*Conversion, error) {
+	names, err := t.JailNames()
+	if err != nil {
+		return nil, err
+	}
+	c := &Conversion{}
+	for _, n := range names {
+		j, err := t.Jail(n, all)
+		if err == nil && !j.Enabled {
+			c.Disabled = append(c.Disabled, n)
+			continue
+		}
+		var out *Converted
+		if err == nil {
+			out, err = t.Convert(j)
+		}
+		if err != nil {
+			c.Failed = append(c.Failed, Failed{n, err})
+			continue
+		}
+		c.Jails = append(c.Jails, out)
+	}
+	return c, nil
+}
+
+// Convert writes a jail as a file for jail.d. Its error says which option
+// can't be carried over at all, and why.
+func (t *Tree) Convert(j *Jail) (*Converted, error) {
+	w := writer{jail: j}
+	if err := w.write(t); err != nil {
+		return nil, err
+	}
+	return &Converted{j.Name, []byte(w.out.String()), w.notes}, nil
+}
+
+type writer struct {
+	jail  *Jail
+	out   strings.Builder
+	notes []Note
+	err   error
+}
+
+func (w *writer) write(t *Tree) error {
+	j := w.jail
+	if j.Filter == nil {
+		return &Error{Reason: fmt.Sprintf("jail %s has no filter, so nothing to match", j.Name)}
+	}
+	blocked := t.blocked(j)
+	w.notes = append(w.notes, blocked.notes...)
+
+	from := j.Filter.Origins["failregex"].File
+	w.comment("%s: from fail2ban's jail [%s], filter %s (%s).", j.Name, j.Name, filterLine(j.Filter), from)
+	fmt.Fprintf(&w.out, "[jail.%s]\n", tomlKey(j.Name))
+	if blocked.any {
+		w.key("enabled", "true")
+	} else {
+		w.comment("None of its actions blocks: in fail2ban this jail bans nobody.")
+		w.key("enabled", "false")
+		w.note("action", "no action of this jail blocks, so it is written with enabled = false")
+	}
+	w.source()
+	w.line()
+	w.limits()
+	if len(blocked.ports) > 0 {
+		w.key("ports", tomlList(blocked.ports))
+	}
+	w.ignored()
+	w.line()
+	w.patterns()
+	return w.err
+}
+
+// source writes where the jail reads.
+func (w *writer) source() {
+	j := w.jail
+	backend, _ := j.Options.Get("backend")
+	if strings.HasPrefix(backend, "systemd") {
+		if strings.Contains(backend, "[") {
+			w.note("backend", "the options of "+backend+" are not carried over")
+		}
+		w.key("journal", tomlList(journalMatches(j.Filter.JournalMatch)))
+	} else {
+		var files []string
+		logpath, _ := j.Options.Get("logpath")
+		for _, l := range lines(logpath) {
+			file, where := l, ""
+			if i := strings.LastIndexByte(l, ' '); i >= 0 {
+				file, where = strings.TrimSpace(l[:i]), l[i+1:]
+			}
+			if where == "tail" {
+				w.note("logpath", "tail of "+file+" is not carried over: xdpban goes on where it stopped reading")
+			}
+			files = append(files, file)
+		}
+		if len(files) == 0 {
+			w.fail("logpath", "names no file")
+		}
+		w.key("files", tomlList(files))
+	}
+	if zone, ok := j.Options.Get("logtimezone"); ok && zone != "" {
+		w.key("timezone", tomlString(zone))
+	}
+	switch enc, _ := j.Options.Get("logencoding"); strings.ToLower(enc) {
+	case "", "auto", "utf-8", "utf8", "ascii", "us-ascii":
+	default:
+		w.note("logencoding", enc+" is not carried over: lines are matched as the bytes they are")
+	}
+}
+
+// journalMatches gives the arguments of journalctl: several matches stand
+// for any of them.
+func journalMatches(all [][]string) []string {
+	var list []string
+	for i, m := range all {
+		if i > 0 {
+			list = append(list, "+")
+		}
+		list = append(list, m...)
+	}
+	return list
+}
+
+// limits writes when the jail bans, and for how long.
+func (w *writer) limits() {
+	o := w.jail.Options
+	// Where jail.conf says nothing, fail2ban's server has these.
+	w.key("maxretry", orElse(o, "maxretry", "3"))
+	w.time("findtime", "findtime", "600", false)
+	ban := w.time("bantime", "bantime", "600", true)
+
+	if on, _ := o.Get("bantime.increment"); on == "True" {
+		inc := []string{"enabled = true"}
+		factor := 1.0
+		if text, _ := o.Get("bantime.factor"); text != "" {
+			f, err := parseSeconds(text)
+			if err != nil || f <= 0 {
+				w.fail("bantime.factor", fmt.Sprintf("%q is not a number above 0", text))
+			}
+			factor = f
+		}
+		limit := time.Duration(0)
+		if text, _ := o.Get("bantime.maxtime"); text != "" {
+			d, err := parseTime(text)
+			if err != nil {
+				w.fail("bantime.maxtime", err.Error())
+			}
+			limit = d
+		}
+		if text, _ := o.Get("bantime.multipliers"); text != "" {
+			// Powers of two are what xdpban does anyway, up to the last.
+			if last, ok := doubling(text); ok {
+				if top := time.Duration(float64(ban) * factor * float64(last)); limit == 0 || top < limit {
+					limit = top
+				}
+			} else {
+				w.note("bantime.multipliers", fmt.Sprintf("%q are not carried over: each ban is twice as long as the one before", text))
+			}
+		} else if text, _ := o.Get("bantime.formula"); text != "" && !doublingFormula(text) {
+			w.note("bantime.formula", "a formula of one's own is not carried over: each ban is twice as long as the one before")
+		}
+		if factor != 1 {
+			inc = append(inc, "factor = "+strconv.FormatFloat(factor, 'f', -1, 64))
+		}
+		if limit > 0 {
+			inc = append(inc, "max = "+tomlString(duration(limit)))
+		}
+		if text, _ := o.Get("bantime.rndtime"); text != "" {
+			w.note("bantime.rndtime", "is not carried over: ban times are not randomised")
+		}
+		if on, _ := o.Get("bantime.overalljails"); on == "True" {
+			w.note("bantime.overalljails", "is not carried over: past bans count by jail")
+		}
+		w.key("increment", "{ "+strings.Join(inc, ", ")+" }")
+	}
+	if m, ok := o.Get("maxmatches"); ok && m != orElse(o, "maxretry", "3") {
+		w.note("maxmatches", "is not carried over: xdpban keeps the lines behind a ban within a limit of its own")
+	}
+}
+
+// doubling says whether bantime.multipliers are 1 2 4 …, and the last.
+func doubling(text string) (last int, ok bool) {
+	want := 1
+	for f := range strings.FieldsSeq(text) {
+		n, err := strconv.Atoi(f)
+		if err != nil || n != want {
+			return 0, false
+		}
+		last, want = n, want*2
+	}
+	return last, last > 0
+}
+
+// doublingFormula knows the ways in which fail2ban's documentation writes
+// the growth that is the default anyway.
+func doublingFormula(text string) bool {
+	switch strings.Join(strings.Fields(text), "") {
+	case "ban.Time*(1<<(ban.Countifban.Count<20else20))*banFactor", "ban.Time*(1<<min(ban.Count,20))*banFactor":
+		return true
+	}
+	return false
+}
+
+// time writes a duration and gives it.
+func (w *writer) time(key, option, fallback string, forever bool) time.Duration {
+	text := orElse(w.jail.Options, option, fallback)
+	d, err := parseTime(text)
+	switch {
+	case err != nil:
+		w.fail(option, err.Error())
+	case d < 0 && !forever, d == 0:
+		w.fail(option, fmt.Sprintf("%q is no time to count in", text))
+	case d < 0:
+		w.key(key, tomlString("forever"))
+	default:
+		w.key(key, tomlString(duration(d)))
+	}
+	return d
+}
+
+// duration writes a duration in its largest whole unit.
+func duration(d time.Duration) string {
+	for _, u := range []struct {
+		name string
+		unit time.Duration
+	}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}} {
+		if d%u.unit == 0 {
+			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(math.Round(d.Seconds())), 10) + "s"
+}
+
+// ignored writes who is never banned.
+func (w *writer) ignored() {
+	o := w.jail.Options
+	var list []string
+	text, _ := o.Get("ignoreip")
+	for _, word := range splitWords(text) {
+		if p, err := ignorePrefix(word); err == nil {
+			list = append(list, p)
+		} else {
+			w.note("ignoreip", fmt.Sprintf("%q is not carried over: write addresses, host names are not looked up", word))
+		}
+	}
+	if len(list) > 0 {
+		w.key("ignoreip", tomlList(list))
+	}
+	if v, ok := o.Get("ignoreself"); ok && v == "False" {
+		w.note("ignoreself", "= false is not carried over: set ignoreself = false in xdpban.toml, for all jails")
+	}
+	if c, _ := o.Get("ignorecommand"); c != "" {
+		w.note("ignorecommand", "is not carried over: xdpban runs no commands; list the addresses in ignoreip")
+	}
+	if c, _ := o.Get("ignorecache"); c != "" {
+		w.note("ignorecache", "is not carried over: there is no command whose answers could be kept")
+	}
+}
+
+// ignorePrefix reads an address, a prefix, or an address with a netmask.
+func ignorePrefix(s string) (string, error) {
+	addr, mask, slash := strings.Cut(s, "/")
+	a, err := netip.ParseAddr(addr)
+	if err != nil || !slash {
+		return s, err
+	}
+	if m, err := netip.ParseAddr(mask); err == nil && m.Is4() && a.Is4() {
+		b := m.As4()
+		bits := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+		n := 0
+		for ; n < 32 && bits&(1<<31) != 0; n++ {
+			bits <<= 1
+		}
+		if bits != 0 {
+			return "", fmt.Errorf("%q is not a netmask", mask)
+		}
+		mask = strconv.Itoa(n)
+	}
+	p, err := netip.ParsePrefix(addr + "/" + mask)
+	return p.Masked().String(), err
+}
+
+// patterns writes the filter.
+func (w *writer) patterns() {
+	f := w.jail.Filter
+	if len(f.Failregex) == 0 {
+		w.fail("failregex", fmt.Sprintf("filter %s has none", filterLine(f)))
+	}
+	backend, _ := w.jail.Options.Get("backend")
+	// A journal's entry brings its time along, whatever the filter expects
+	// dates to look like in files.
+	if !strings.HasPrefix(backend, "systemd") {
+		var dates []string
+		for _, l := range lines(f.DatePattern) {
+			if l = strings.TrimFunc(l, isSpace); l != "" {
+				dates = append(dates, l)
+			}
+		}
+		w.list("datepattern", dates)
+	}
+	if f.MaxLines > 1 {
+		w.key("maxlines", strconv.Itoa(f.MaxLines))
+	}
+	plain := f.UseDNS == "no"
+	if f.Prefregex != "" {
+		w.key("prefregex", tomlString(hostTag(f.Prefregex, plain)))
+	}
+	w.list("failregex", hostTags(f.Failregex, plain))
+	w.list("ignoreregex", hostTags(f.Ignoreregex, plain))
+}
+
+// hostTag gives usedns = no its meaning: <HOST> then matches no names.
+func hostTag(pattern string, addressesOnly bool) string {
+	if addressesOnly {
+		return strings.ReplaceAll(pattern, "<HOST>", "<ADDR>")
+	}
+	return pattern
+}
+
+func hostTags(patterns []string, addressesOnly bool) []string {
+	list := make([]string, len(patterns))
+	for i, p := range patterns {
+		list[i] = hostTag(p, addressesOnly)
+	}
+	return list
+}
+
+// filterLine is the filter as a jail names it.
+func filterLine(f *Filter) string {
+	if len(f.Options.names) == 0 {
+		return f.Name
+	}
+	var b strings.Builder
+	b.WriteString(f.Name + "[")
+	for i, n := range f.Options.names {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(n + "=" + f.Options.vals[n].text)
+	}
+	return b.String() + "]"
+}
+
+func orElse(o Options, name, fallback string) string {
+	if s, ok := o.Get(name); ok && s != "" {
+		return s
+	}
+	return fallback
+}
+
+func (w *writer) origin(option string) Origin {
+	if v, ok := w.jail.Options.vals[option]; ok && v.Line > 0 {
+		return v.Origin
+	}
+	return w.jail.Filter.Origins[option]
+}
+
+func (w *writer) note(option, text string) {
+	w.notes = append(w.notes, Note{w.origin(option), option, text})
+}
+
+func (w *writer) fail(option, reason string) {
+	if w.err == nil {
+		at := w.origin(option)
+		w.err = &Error{at.File, at.Line, option, reason}
+	}
+}
+
+func (w *writer) line() { w.out.WriteByte('\n') }
+
+func (w *writer) comment(format string, args ...any) {
+	text := strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, fmt.Sprintf(format, args...))
+	w.out.WriteString("# " + text + "\n")
+}
+
+func (w *writer) key(name, value string) {
+	fmt.Fprintf(&w.out, "%-8s = %s\n", name, value)
+}
+
+// list writes texts one a line; nothing for none.
+func (w *writer) list(name string, texts []string) {
+	if len(texts) == 0 {
+		return
+	}
+	w.out.WriteString(name + " = [\n")
+	for _, s := range texts {
+		w.out.WriteString("  " + tomlString(s) + ",\n")
+	}
+	w.out.WriteString("]\n")
+}
+
+func tomlList(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, s := range texts {
+		quoted[i] = tomlString(s)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+// tomlKey is a bare key where TOML allows it.
+func tomlKey(s string) string {
+	bare := s != ""
+	for _, r := range s {
+		bare = bare && (r == '_' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+	}
+	if bare {
+		return s
+	}
+	return tomlBasic(s)
+}
+
+// tomlString writes a text as one would by hand: plain ones in double
+// quotes, those with backslashes or quotes in the literal form that leaves
+// them as they are.
+func tomlString(s string) string {
+	literal := true
+	for _, r := range s {
+		if r < ' ' && r != '\t' || r == 0x7f || r == utf8.RuneError {
+			literal = false
+		}
+	}
+	switch {
+	case !strings.ContainsAny(s, "\\\"") && literal:
+		return `"` + s + `"`
+	case !strings.Contains(s, "'") && literal:
+		return "'" + s + "'"
+	case !strings.Contains(s, "'''") && !strings.HasSuffix(s, "'") && literal:
+		return "'''" + s + "'''"
+	}
+	return tomlBasic(s)
+}
+
+func tomlBasic(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r < ' ' || r == 0x7f:
+			fmt.Fprintf(&b, "\\u%04X", r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
