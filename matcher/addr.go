@@ -6,22 +6,43 @@ import (
 )
 
 // parseAddr reads text[from:to] as an address, strictly: what stands right
-// before and after it must not be more of the same number, or a pattern that
-// isn't anchored could be led to cut 198.51.100.250 into 198.51.100.25. An
-// IPv4 address in IPv6 clothes is the IPv4 address.
+// before and after it must not be more of the same, or a pattern that isn't
+// anchored could be led to cut 198.51.100.250 into 198.51.100.25. An IPv4
+// address in IPv6 clothes is the IPv4 address.
 func parseAddr(text []byte, from, to int) (netip.Addr, bool) {
 	a, err := netip.ParseAddr(asString(text[from:to]))
-	if err != nil || a.Zone() != "" {
-		return netip.Addr{}, false
-	}
-	more := isDigit
-	if a.Is6() {
-		more = isHex
-	}
-	if from > 0 && more(text[from-1]) || to < len(text) && more(text[to]) {
+	if err != nil || a.Zone() != "" || isCut(text, from, to, a.Is6()) {
 		return netip.Addr{}, false
 	}
 	return a.Unmap(), true
+}
+
+// isCut says that text[from:to] is a part of a longer address. A colon isn't
+// always more of an IPv6 address: logs write 2001:db8::1:58430 for a port,
+// and IPv6:2001:db8::1.
+func isCut(text []byte, from, to int, six bool) bool {
+	if !six {
+		return from > 0 && isDigit(text[from-1]) || to < len(text) && isDigit(text[to])
+	}
+	more := func(c byte) bool { return isHex(c) || c == ':' }
+	if to < len(text) && more(text[to]) {
+		port := 0
+		for port < 5 && to+1+port < len(text) && isDigit(text[to+1+port]) {
+			port++
+		}
+		after := to + 1 + port
+		if text[to] != ':' || after < len(text) && (more(text[after]) || text[after] == '.') {
+			return true
+		}
+	}
+	if from > 0 && more(text[from-1]) {
+		word := from - 1
+		for word > 0 && more(text[word-1]) {
+			word--
+		}
+		return text[from-1] != ':' || word == 0 || !isWord(text[word-1])
+	}
+	return false
 }
 
 // parsePrefix applies a length that <CIDR> caught to an address. A length

@@ -86,6 +86,7 @@ func (s *Set) try(n int, raw []byte) verdict {
 		}
 	}
 	out := verdict{Missed, -1, -1}
+	var odd *Failure // what to say if no pattern finds a real address
 	for k, p := range f.fail {
 		if f.multiline() {
 			if f.lines.hits[k] == 0 {
@@ -118,15 +119,24 @@ func (s *Set) try(n int, raw []byte) verdict {
 		g := common
 		g.read(p, text, s.caps)
 		o := s.judge(f, v, &g, lines)
+		s.failure.Filter, s.failure.Pattern = n, k
+		s.failure.Line = raw[:len(raw)-1]
 		if o == NoAddress {
-			out = verdict{o, k, -1} // maybe the next pattern finds one
+			// Maybe the next pattern finds one.
+			if odd == nil && s.failure.ID != "" {
+				c := s.failure
+				c.Users = slices.Clone(c.Users)
+				odd, out = &c, verdict{Matched, k, -1}
+			} else if odd == nil {
+				out = verdict{o, k, -1}
+			}
 			continue
 		}
-		if o == Matched {
-			s.failure.Filter, s.failure.Pattern = n, k
-			s.failure.Line = raw[:len(raw)-1]
-		}
 		return verdict{o, k, -1}
+	}
+	if odd != nil {
+		s.failure = *odd
+		out.outcome = Matched
 	}
 	return out
 }
@@ -162,6 +172,9 @@ func (s *Set) judge(f *setFilter, v *view, g *fields, lines int) Outcome {
 	x := &s.failure
 	x.Users = x.Users[:0]
 	var session *session
+	if g.mlfid == nil && g.nofail {
+		return NoFail
+	}
 	if g.mlfid != nil {
 		session = f.sessions.merge(g, lines, s.when(v))
 		if session.nofail {
@@ -171,7 +184,11 @@ func (s *Set) judge(f *setFilter, v *view, g *fields, lines int) Outcome {
 		g = &session.fields
 	}
 	x.Source, x.Host, x.ID = netip.Prefix{}, "", ""
+	outcome := Matched
 	switch {
+	case g.seen && len(g.odd) > 0:
+		// It is a failure, but of nobody who could be banned.
+		x.ID, outcome = asString(g.odd), NoAddress
 	case g.seen:
 		if !g.addr.IsValid() {
 			return NoAddress
@@ -215,7 +232,7 @@ func (s *Set) judge(f *setFilter, v *view, g *fields, lines int) Outcome {
 	x.Time = s.when(v)
 	x.Dated = v.found.dated
 	x.Count = max(lines, 1)
-	return Matched
+	return outcome
 }
 
 // setAddress takes an address or subnet, maybe in brackets, for the source.

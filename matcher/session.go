@@ -1,6 +1,7 @@
 package matcher
 
 import (
+	"bytes"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,7 +11,8 @@ import (
 // fields are what the groups of a match say. They share the line's memory.
 type fields struct {
 	addr                   netip.Addr
-	seen                   bool // an address pattern took part
+	seen                   bool   // an address pattern took part
+	odd                    []byte // what it caught, if it is whole and like IPv4, but no address: 192.0.2.09
 	cidr                   []byte
 	dns, fid, mlfid, user  []byte
 	nofail, forget, gained bool
@@ -20,11 +22,14 @@ type fields struct {
 // if it caught nothing; of other groups f keeps what it has.
 func (f *fields) read(p *pattern, text []byte, caps []int) {
 	if p.ip4 != nil || p.ip6 != nil {
-		f.addr, f.seen = netip.Addr{}, false
+		f.addr, f.seen, f.odd = netip.Addr{}, false, nil
 		for _, r := range [2]role{p.ip4, p.ip6} {
 			if s, e, ok := r.span(caps); ok && !f.seen {
 				f.addr, _ = parseAddr(text, s, e)
 				f.seen = true
+				if !f.addr.IsValid() && bytes.IndexByte(text[s:e], ':') < 0 && !isCut(text, s, e, false) {
+					f.odd = text[s:e]
+				}
 			}
 		}
 	}
@@ -169,7 +174,7 @@ const maxUsers = 64
 // update takes over what f has, cloned.
 func (s *session) update(f *fields) {
 	if f.seen {
-		s.addr, s.seen = f.addr, true
+		s.addr, s.seen, s.odd = f.addr, true, slices.Clone(f.odd)
 	}
 	keep := func(dst *[]byte, v []byte) {
 		if v != nil {

@@ -22,6 +22,7 @@ type Set struct {
 	stats   Stats
 
 	scanners []lookout
+	journal  bool // see SetOptions
 	// everyLine: some pattern has no literal to search for, or spans lines.
 	everyLine bool
 	always    []uint64 // those patterns
@@ -83,11 +84,16 @@ type view struct {
 type SetOptions struct {
 	// Location is the zone of dates that name none; nil: time.Local.
 	Location *time.Location
+	// Journal says that the lines are journal entries as package source
+	// writes them: the entry's time in RFC 3339 and a blank, then what syslog
+	// would show. The time is the entry's own, so no filter's datepattern
+	// applies, and patterns see what follows the blank.
+	Journal bool
 }
 
 // NewSet makes a Set of filters; Failure.Filter indexes them.
 func NewSet(o SetOptions, filters ...*Compiled) *Set {
-	s := &Set{filters: make([]setFilter, len(filters))}
+	s := &Set{filters: make([]setFilter, len(filters)), journal: o.Journal}
 	total := 0
 	for _, c := range filters {
 		total += len(c.fail) + 1
@@ -184,6 +190,10 @@ func (s *Set) viewFor(c *Compiled, loc *time.Location) int {
 		loc = time.Local
 	}
 	v := view{header: len(c.Filter.Programs) > 0, latin1: c.latin1, dates: strings.Join(c.Filter.DatePattern, "\n"), loc: loc}
+	dates := c.dates
+	if s.journal {
+		v.dates, dates = "", []dateStage{{defaults: true, topOnly: true}}
+	}
 	for i := range s.views {
 		if o := &s.views[i]; o.header == v.header && o.latin1 == v.latin1 && o.dates == v.dates && o.loc == v.loc {
 			return i
@@ -191,7 +201,7 @@ func (s *Set) viewFor(c *Compiled, loc *time.Location) int {
 	}
 	v.clock.loc = loc
 	if !v.header {
-		v.det = newDetector(c.dates, loc)
+		v.det = newDetector(dates, loc)
 	}
 	s.views = append(s.views, v)
 	return len(s.views) - 1
@@ -352,6 +362,9 @@ func (s *Set) show(v *view, raw []byte) bool {
 		v.text = raw
 	case f.start == 0:
 		v.text = raw[f.end:]
+		if s.journal && v.text[0] == ' ' {
+			v.text = v.text[1:]
+		}
 	default:
 		v.buf = append(append(v.buf[:0], raw[:f.start]...), raw[f.end:]...)
 		v.text = v.buf
