@@ -13,6 +13,7 @@ type detector struct {
 	stages  []dateStage
 	formats []defaultFormat
 	clock   clock
+	cursor  cursor // here, so that it needn't be allocated for each line
 	caps    []int
 
 	last      int // format or template that matched last, -1: none
@@ -55,8 +56,9 @@ func (d *detector) name(template int) string {
 // now. A line without a date has no time yet: see undated.
 func (d *detector) find(m *regex.Machine, line []byte, now time.Time) found {
 	d.clock.set(now)
-	c := cursor{b: line}
-	start, end, id := d.locate(m, &c)
+	c := &d.cursor
+	c.b = line
+	start, end, id := d.locate(m, c)
 	f := found{start: start, end: end, template: id}
 	if id >= 0 && end > start {
 		if f.time, f.dated = d.clock.time(&c.civil); f.dated {

@@ -26,7 +26,8 @@ type Explanation struct {
 
 // Explain matches one line, with or without its end, as Scan does, and says
 // for each filter what came of it. Sessions and the last date move on as they
-// do in Scan. The result stays valid.
+// do in Scan. A line that an ignoreregex matches is Ignored here even if no
+// failregex matches it. The result stays valid.
 func (s *Set) Explain(line []byte, arrival time.Time) []Explanation {
 	s.arrival = arrival
 	raw := append(slices.Clone(line), '\n')
@@ -43,6 +44,7 @@ func (s *Set) Explain(line []byte, arrival time.Time) []Explanation {
 	}
 	all := make([]Explanation, len(s.filters))
 	raw, ok := s.begin(raw)
+	ignored := false
 	for i := range all {
 		e := &all[i]
 		*e = Explanation{Filter: i, Outcome: TooLong, Pattern: -1, Ignore: -1}
@@ -51,7 +53,14 @@ func (s *Set) Explain(line []byte, arrival time.Time) []Explanation {
 		}
 		r := s.try(i, raw)
 		e.Outcome, e.Pattern, e.Ignore = r.outcome, r.fail, r.ignore
-		v := &s.views[s.filters[i].view]
+		ignored = ignored || e.Outcome == Ignored
+		f := &s.filters[i]
+		v := &s.views[f.view]
+		if e.Outcome == Missed {
+			if e.Ignore = s.ignores(f, v.text); e.Ignore >= 0 {
+				e.Outcome = Ignored
+			}
+		}
 		if v.ok {
 			e.Time, e.Text = s.when(v), slices.Clone(v.text[:len(v.text)-1])
 			if v.header {
@@ -65,7 +74,7 @@ func (s *Set) Explain(line []byte, arrival time.Time) []Explanation {
 		}
 	}
 	if ok {
-		s.finish(slices.ContainsFunc(all, func(e Explanation) bool { return e.Outcome == Ignored }))
+		s.finish(ignored)
 	}
 	return all
 }

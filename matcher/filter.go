@@ -45,9 +45,9 @@ type Compiled struct {
 	ignore []*pattern
 	dates  []dateStage
 	latin1 bool
-	// ignoreFirst: the ignore patterns are few, so they are asked before the
-	// fail patterns, about the whole line.
-	ignoreFirst bool
+	// ignoreWhole: the ignore patterns see the whole line too, not just what
+	// the fail pattern saw of it. In fail2ban it is so if they are few.
+	ignoreWhole bool
 }
 
 // Compile checks and compiles a filter. Its errors say which option and
@@ -84,7 +84,7 @@ func Compile(f Filter) (*Compiled, error) {
 		}
 		c.ignore = append(c.ignore, p)
 	}
-	c.ignoreFirst = len(c.ignore) > 0 && len(c.ignore) < len(c.fail)-2
+	c.ignoreWhole = len(c.ignore) > 0 && len(c.ignore) < len(c.fail)-2
 
 	if len(f.Programs) > 0 && len(f.DatePattern) > 0 {
 		return nil, fmt.Errorf("datepattern %q goes with whole lines, but program %q reads the syslog header's date: drop one of the two", f.DatePattern[0], f.Programs[0])

@@ -64,11 +64,7 @@ func (s *Set) try(n int, raw []byte) verdict {
 		f.lines.push(text, s.cand, f.first, len(f.fail))
 		text = f.lines.joined
 	}
-	if f.ignoreFirst {
-		if k := s.ignores(f, text); k >= 0 {
-			return verdict{Ignored, -1, k}
-		}
-	}
+	whole := text
 	var common fields
 	if f.pref != nil {
 		var r regex.Result
@@ -102,19 +98,17 @@ func (s *Set) try(n int, raw []byte) verdict {
 			}
 			continue
 		}
-		lines := 1
-		about := text
-		if f.multiline() {
-			var m []byte
-			m, lines = f.lines.take(p, text, s.caps)
-			if len(f.ignore) > 0 {
-				about = m
-			}
-		}
-		if len(f.ignore) > 0 {
-			if i := s.ignores(f, about); i >= 0 {
+		if f.ignoreWhole {
+			if i := s.ignores(f, whole); i >= 0 {
 				return verdict{Ignored, k, i}
 			}
+		}
+		lines, about := 1, text
+		if f.multiline() {
+			about, lines = f.lines.take(p, text, s.caps)
+		}
+		if i := s.ignores(f, about); i >= 0 {
+			return verdict{Ignored, k, i}
 		}
 		g := common
 		g.read(p, text, s.caps)
