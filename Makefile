@@ -8,7 +8,8 @@ SHELL       := /bin/bash
 export PATH := $(PATH):/usr/local/go/bin
 
 GO      ?= go
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The newest release that CHANGELOG.md describes.
+VERSION ?= $(shell sed -n 's/^\#\# \([0-9][^ ]*\).*/\1/p' CHANGELOG.md | head -n 1)
 PREFIX  ?= /usr/local
 DESTDIR ?=
 LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -20,10 +21,10 @@ CLANG_FORMAT ?= clang-format-14
 BPF_C        := $(wildcard bpf/*.c bpf/*.h bpf/*/*.c bpf/*/*.h)
 
 # Debian packages, by what needs them.
-DEPS_RUN   := iproute2 systemd
-DEPS_DEMO  := $(DEPS_RUN) iputils-ping openssh-client openssh-server sshpass util-linux
-DEPS_BUILD := clang-14 llvm-14 clang-format-14 libbpf-dev
-DEPS_TEST  := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban gcc libc6-dev nginx-light rsyslog xz-utils zstd
+DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpass systemd util-linux
+DEPS_BUILD  := clang-14 llvm-14 clang-format-14 libbpf-dev
+DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban gcc libc6-dev nginx-light rsyslog xz-utils zstd
+DEPS_SYSTEM := $(DEPS_DEMO) debootstrap systemd-container
 
 # Installs what is missing of the packages given, and asks for nothing when
 # all are there.
@@ -50,9 +51,20 @@ build: ## build ./xdpban, one static binary
 deps: ## install the Debian packages that building and testing need
 	$(call need,$(DEPS_TEST))
 
+.PHONY: demo
+demo: ## show the main job for real on two throwaway hosts (as root)
+	$(call need,$(DEPS_DEMO))
+	$(MAKE) -s build
+	./xdpban demo
+
 .PHONY: test
 test: deps ## run every test, kernel ones included, race detector on (as root)
 	$(GO) run -buildvcs=false ./test/gate -race -count=1 -p 2 -timeout 20m ./...
+
+.PHONY: bench
+bench: deps ## measure: from the deciding line to the first dropped packet, and the hot paths
+	$(GO) test -run '^$$' -bench . -benchtime 1x ./test
+	$(GO) test -run '^$$' -bench . -benchmem ./bpf ./matcher/... ./jails ./internal/...
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, clang-format
@@ -76,3 +88,53 @@ check-generated: ## fail if the committed BPF objects aren't what the source mak
 	cp -r go.mod go.sum bpf "$$tmp"; \
 	(cd "$$tmp" && $(GO) generate ./bpf/...); \
 	diff -r bpf "$$tmp/bpf" || { echo "generated files are not current: run make generate"; exit 1; }
+
+.PHONY: install
+install: ## install the program, its unit, its manual pages and its configuration: PREFIX, DESTDIR
+	[ -x xdpban ] || $(MAKE) build
+	install -D -m 755 xdpban $(DESTDIR)$(PREFIX)/bin/xdpban
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 packaging/man/xdpban.1
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 packaging/man/xdpban.toml.5 packaging/man/xdpban-jail.5
+	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/xdpban/jail.d
+	sed 's|/usr/bin/xdpban|$(PREFIX)/bin/xdpban|' packaging/xdpban.service >$(DESTDIR)/etc/systemd/system/xdpban.service
+	[ -e $(DESTDIR)/etc/xdpban/xdpban.toml ] || install -m 644 -t $(DESTDIR)/etc/xdpban packaging/xdpban.toml
+
+# The same tree makes the same bytes: every time in a package is the last
+# commit's.
+DIST := dist
+.PHONY: package
+package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64
+	rm -rf $(DIST)
+	mkdir -p $(DIST)/stage
+	cp -r packaging/nfpm.yaml packaging/scripts packaging/xdpban.service packaging/xdpban.toml LICENSE $(DIST)/stage
+	for page in packaging/man/*; do gzip -9n <$$page >$(DIST)/stage/$${page##*/}.gz; done
+	for shell in bash zsh fish; do $(GO) run -buildvcs=false ./cmd/xdpban completion $$shell >$(DIST)/stage/completion.$$shell; done
+	gzip -9n <CHANGELOG.md >$(DIST)/stage/changelog.gz
+	$(GO) build -buildvcs=false -modfile=packaging/tools.mod -o $(DIST)/stage/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
+	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); \
+	for ARCH in amd64 arm64; do \
+		CGO_ENABLED=0 GOARCH=$$ARCH $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/stage/xdpban ./cmd/xdpban; \
+		for kind in deb rpm; do \
+			(cd $(DIST)/stage && ARCH=$$ARCH VERSION=$(VERSION) ./nfpm package --config nfpm.yaml --packager $$kind --target ..); \
+		done; \
+	done
+	rm -rf $(DIST)/stage
+	@ls -l $(DIST)
+
+# A Debian to test in, made once.
+ROOT := .cache/debian-12
+$(ROOT)/.made:
+	rm -rf $(ROOT)
+	mkdir -p $(ROOT)
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,nginx-light,iproute2,iputils-ping,procps bookworm $(ROOT)
+	touch $@
+
+.PHONY: test-system
+test-system: ## install, attack, crash, upgrade, reboot and purge on a whole Debian (as root)
+	$(call need,$(DEPS_SYSTEM))
+	$(MAKE) $(ROOT)/.made
+	rm -rf .cache/debs
+	mkdir -p .cache/debs
+	$(MAKE) package DIST=.cache/debs/next VERSION=$(VERSION)+next
+	$(MAKE) package DIST=.cache/debs/this
+	XDPBAN_TEST_ROOT=$(abspath $(ROOT)) XDPBAN_TEST_DEBS=$(abspath .cache/debs) $(GO) test -count=1 -v -timeout 15m ./test/system
