@@ -1,16 +1,20 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
+	"github.com/BurntSushi/toml"
 	"github.com/alecthomas/kong"
 
+	"xdpban/bpf"
 	"xdpban/internal/control"
 )
 
@@ -35,9 +39,22 @@ func usagef(format string, args ...any) error { return usageError{fmt.Errorf(for
 // commonFlags go with every command.
 type commonFlags struct {
 	Config string `help:"Folder of xdpban.toml and jail.d." default:"/etc/xdpban" env:"XDPBAN_CONFIG" placeholder:"DIR"`
-	Socket string `help:"The daemon's socket." default:"/run/xdpban/xdpban.sock" env:"XDPBAN_SOCKET" placeholder:"PATH"`
-	BPFDir string `name:"bpf-dir" help:"bpffs folder of the pinned maps." default:"/sys/fs/bpf/xdpban" env:"XDPBAN_BPF_DIR" placeholder:"DIR"`
+	Socket string `help:"The daemon's socket; without it, as in xdpban.toml." env:"XDPBAN_SOCKET" placeholder:"PATH"`
+	BPFDir string `name:"bpf-dir" help:"bpffs folder of the pinned maps; without it, as in xdpban.toml." env:"XDPBAN_BPF_DIR" placeholder:"DIR"`
 	JSON   bool   `name:"json" help:"Print JSON."`
+}
+
+// settle finds the socket and the maps where xdpban.toml says. A command
+// that only talks to them doesn't need the rest of it to be right, and what
+// can't be read is as if it weren't there: check tells what is wrong.
+func (f *commonFlags) settle() {
+	var set struct {
+		Socket string
+		BPFDir string `toml:"bpf_dir"`
+	}
+	_, _ = toml.DecodeFile(filepath.Join(f.Config, "xdpban.toml"), &set)
+	f.Socket = cmp.Or(f.Socket, set.Socket, "/run/xdpban/xdpban.sock")
+	f.BPFDir = cmp.Or(f.BPFDir, set.BPFDir, bpf.DefaultDir)
 }
 
 // grammar is the whole command line. Each command has a file of its own.
@@ -96,6 +113,7 @@ func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "xdpban: %s; see xdpban --help\n", printable(err.Error()))
 		return exitUsage
 	}
+	g.settle()
 	a := &app{commonFlags: g.commonFlags, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, model: parser.Model}
 	return a.exitCode(kctx.Run(a))
 }
@@ -105,7 +123,7 @@ func (a *app) exitCode(err error) int {
 	if err == nil {
 		return exitDone
 	}
-	if err != errReported {
+	if !errors.Is(err, errReported) {
 		fmt.Fprintf(a.stderr, "xdpban: %s\n", printableLines(err.Error()))
 	}
 	var usage usageError

@@ -65,14 +65,15 @@ func (s span) String() string {
 	if d < time.Second {
 		return d.String()
 	}
-	for i, u := range spanUnits {
+	units := spanUnits[1:] // nobody counts in weeks
+	for i, u := range units {
 		if d < u.unit {
 			continue
 		}
 		text := fmt.Sprintf("%d%s", d/u.unit, u.name)
-		if i+1 < len(spanUnits) {
-			if n := d % u.unit / spanUnits[i+1].unit; n > 0 {
-				text += fmt.Sprintf("%d%s", n, spanUnits[i+1].name)
+		if i+1 < len(units) {
+			if n := d % u.unit / units[i+1].unit; n > 0 {
+				text += fmt.Sprintf("%d%s", n, units[i+1].name)
 			}
 		}
 		return text
