@@ -168,3 +168,16 @@ func (j *Judge) offender(js *jail, src netip.Prefix) netip.Prefix {
 	}
 	return net
 }
+
+// Check says why p may not be banned by hand under a jail's name; nil if it
+// may. The error wraps ErrPrefix or ErrAllowed.
+func (j *Judge) Check(p netip.Prefix, jail string) error {
+	p = unmap(p)
+	if err := bannable(p, MinBits4, MinBits6); err != nil {
+		return fmt.Errorf("ban %s: %w", short(p), err)
+	}
+	if by, ok := j.immune(j.jails[jail], p); ok {
+		return fmt.Errorf("ban %s: %w: %s (%s)", short(p), ErrAllowed, short(by.Prefix), by.Origin)
+	}
+	return nil
+}

@@ -151,3 +151,13 @@ type Settings struct {
 	// 0: always.
 	Remember time.Duration
 }
+
+// Jail finds a jail by its name.
+func (c *Config) Jail(name string) (*Jail, bool) {
+	for i := range c.Jails {
+		if c.Jails[i].Name == name {
+			return &c.Jails[i], true
+		}
+	}
+	return nil, false
+}
