@@ -1,3 +1,461 @@
-// Package daemon is the loop that owns all state: sources read and match
-// side by side, judging and applying happen here, in one goroutine.
+// Package daemon is the loop that owns all state. Sources read and match side
+// by side, each in a goroutine of its own; judging, applying and answering
+// happen here, in one goroutine, so there are no locks. Data moves one way:
+// lines, failures, bans, kernel, checkpoint.
 package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"time"
+
+	"xdpban/internal/control"
+	"xdpban/internal/ledger"
+	"xdpban/internal/source"
+	"xdpban/jails"
+)
+
+// Entry is a ban as it stands in the kernel, with what it has dropped.
+type Entry struct {
+	jails.Ban
+	Packets, Bytes uint64
+}
+
+// Allow is one allowlisted prefix and who put it there.
+type Allow struct {
+	Prefix netip.Prefix
+	Origin string
+}
+
+// The origins of allowlist entries.
+const (
+	OriginConfig  = "config"  // ignoreip
+	OriginOwn     = "own"     // the host's own addresses
+	OriginSession = "session" // peers of SSH sessions at start
+	OriginManual  = "manual"  // xdpban allow
+)
+
+// Blocklist is the kernel's list as the daemon needs it. Package bpf has it;
+// cmd/xdpban joins the two.
+type Blocklist interface {
+	// Epoch is the same as long as the kernel's set has been standing
+	// without interruption.
+	Epoch() uint64
+	// Add puts bans in force or changes their ends, keeping counts. gaveUp
+	// are entries that a full list gave up for them.
+	Add(bans []jails.Ban) (gaveUp []Entry, err error)
+	Remove(p netip.Prefix) (Entry, bool, error)
+	List() iter.Seq2[Entry, error]
+	Covering(p netip.Prefix) ([]Entry, error)
+	Sweep() ([]Entry, error)
+	// Stats reads the counters; the number of bans is left out.
+	Stats() (control.Stats, error)
+	Ports() ([]control.Port, error)
+	SetAllow(a []Allow) error
+	RemoveAllow(p netip.Prefix) (bool, error)
+	Allowed() ([]Allow, error)
+	// Attach puts the program on an interface, or back on it; changed is
+	// false if it was there.
+	Attach(iface string) (mode string, changed bool, err error)
+}
+
+// Host tells the facts of the machine. Package host has them.
+type Host struct {
+	// Own lists the host's own addresses.
+	Own func() ([]netip.Prefix, error)
+	// SessionPeers lists where logged-in SSH users come from.
+	SessionPeers func(context.Context) ([]netip.Addr, error)
+	// DefaultInterfaces names the default route's interfaces.
+	DefaultInterfaces func() ([]string, error)
+	// Watch calls changed when addresses, links or routes change.
+	Watch func(ctx context.Context, changed func()) error
+}
+
+// Selection is what some jails read of the journal: a list of journalctl
+// matches. Name is its stream's.
+type Selection struct {
+	Name    string
+	Matches []string
+}
+
+// Plan is what the enabled jails read.
+type Plan struct {
+	Files   []string // paths and globs
+	Journal []Selection
+}
+
+// Options are what a Daemon is made of.
+type Options struct {
+	Version string
+	// Load reads the configuration; it is called at start and at reload.
+	Load func() (*Configuration, error)
+	// Open makes the sources of a plan.
+	Open      func(Plan) ([]source.Source, error)
+	Blocklist Blocklist
+	Host      Host
+	// LedgerPath is the ledger's file.
+	LedgerPath string
+	// HaveJournal says that a journal is there to be read.
+	HaveJournal func() bool
+	// Notify tells the service manager a state as sd_notify(3) writes it.
+	Notify func(state string)
+	// Watchdog is how often the service manager wants to hear from the loop;
+	// 0: never.
+	Watchdog time.Duration
+	Log      *slog.Logger
+	// Now is the clock; it is read here only and handed on as an argument.
+	Now func() time.Time
+}
+
+// Configuration is what Options.Load found.
+type Configuration struct {
+	*jails.Config
+	Files    []string // what was read
+	Warnings []string // what an operator should look at
+}
+
+// How often things happen that have no event of their own.
+const (
+	checkpointEvery = time.Second      // the most that a crash makes us read again
+	repairEvery     = 10 * time.Second // attachments taken away by somebody
+	sweepEvery      = time.Minute      // expired entries that only the kernel knew
+	retryEvery      = time.Second      // bans that the kernel didn't take
+)
+
+// Daemon is the running system.
+type Daemon struct {
+	o       Options
+	log     *slog.Logger
+	started time.Time
+
+	calls   chan func()   // what others want done in the loop
+	batches chan batch    // from the sources
+	ended   chan error    // a source that ended by itself
+	commits chan error    // results of the ledger's writes
+	done    chan struct{} // closed when the loop has ended
+
+	// All below belongs to the loop.
+	ledger     *ledger.Ledger
+	config     *Configuration
+	judge      *jails.Judge
+	reading    *reading
+	streams    map[string]*stream
+	own        []netip.Prefix
+	session    []netip.Prefix
+	manual     map[netip.Prefix]bool // allowlisted by hand
+	allowed    map[netip.Prefix]string
+	interfaces []control.Interface
+	unapplied  map[netip.Prefix]jails.Ban
+	orphans    map[netip.Prefix]bool // in the kernel, and not yet accounted for
+	problems   map[string]string
+	expiry     *time.Timer
+	checkpoint checkpoint
+	braked     uint64 // bans held back, as last said
+}
+
+// New makes a daemon. Nothing happens before Run.
+func New(o Options) *Daemon {
+	return &Daemon{
+		o: o, log: o.Log,
+		calls:      make(chan func()),
+		batches:    make(chan batch, 4),
+		ended:      make(chan error, 1),
+		commits:    make(chan error, 1),
+		done:       make(chan struct{}),
+		streams:    map[string]*stream{},
+		manual:     map[netip.Prefix]bool{},
+		allowed:    map[netip.Prefix]string{},
+		unapplied:  map[netip.Prefix]jails.Ban{},
+		orphans:    map[netip.Prefix]bool{},
+		problems:   map[string]string{},
+		checkpoint: newCheckpoint(),
+	}
+}
+
+// Run protects the host until ctx ends. ready is called once everything is in
+// force. What is banned stays banned when it returns.
+func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	defer close(d.done)
+	d.started = d.o.Now()
+	config, err := d.o.Load()
+	if err != nil {
+		return err
+	}
+	d.config = config
+	d.warn(config.Warnings)
+	d.judge = jails.NewJudge(config.Config)
+	if err := d.openLedger(); err != nil {
+		return err
+	}
+	defer d.closeLedger()
+	if err := d.restore(); err != nil {
+		return err
+	}
+	if err := d.reconcile(); err != nil {
+		return err
+	}
+	if config.Settings.IgnoreSessions {
+		d.findSessions(ctx)
+	}
+	if err := d.refreshAllowed(); err != nil {
+		return err
+	}
+	if err := d.attach(); err != nil {
+		return err
+	}
+	if err := d.startReading(); err != nil {
+		return err
+	}
+	defer d.stopReading()
+
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	go d.watchHost(watchCtx)
+
+	ready()
+	d.o.Notify("READY=1")
+	return d.loop(ctx)
+}
+
+func (d *Daemon) loop(ctx context.Context) error {
+	ticker := func(every time.Duration) (<-chan time.Time, func()) {
+		if every <= 0 {
+			return nil, func() {}
+		}
+		t := time.NewTicker(every)
+		return t.C, t.Stop
+	}
+	checkpoint, stop := ticker(checkpointEvery)
+	defer stop()
+	repair, stop := ticker(repairEvery)
+	defer stop()
+	sweep, stop := ticker(sweepEvery)
+	defer stop()
+	watchdog, stop := ticker(d.o.Watchdog / 2)
+	defer stop()
+	d.expiry = time.NewTimer(time.Hour)
+	defer d.expiry.Stop()
+	d.armExpiry()
+	for {
+		select {
+		case <-ctx.Done():
+			d.o.Notify("STOPPING=1")
+			return nil
+		case b := <-d.batches:
+			d.take(b)
+		case call := <-d.calls:
+			call()
+		case err := <-d.ended:
+			// Without its sources the daemon is of no use; the service
+			// manager starts it again, and it goes on where it was.
+			return err
+		case err := <-d.commits:
+			d.committed(err)
+		case <-d.expiry.C:
+			d.expire()
+		case <-checkpoint:
+			d.retry()
+			d.brake()
+			d.commit()
+		case <-repair:
+			d.repair()
+		case <-sweep:
+			d.sweep()
+		case <-watchdog:
+			d.o.Notify("WATCHDOG=1")
+		}
+	}
+}
+
+// errStopped answers calls that come after the loop has ended.
+var errStopped = errors.New("xdpban is stopping")
+
+// do runs f in the loop and waits for it.
+func (d *Daemon) do(ctx context.Context, f func()) error {
+	finished := make(chan struct{})
+	select {
+	case d.calls <- func() { f(); close(finished) }:
+		<-finished
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.done:
+		return errStopped
+	}
+}
+
+// problem notes or, with a nil error, clears what an operator should look at.
+// It is logged when it is new.
+func (d *Daemon) problem(key string, err error) {
+	if err == nil {
+		if was, ok := d.problems[key]; ok {
+			delete(d.problems, key)
+			d.log.Info("over: " + was)
+		}
+		return
+	}
+	if d.problems[key] != err.Error() {
+		d.problems[key] = err.Error()
+		d.log.Error(err.Error())
+	}
+}
+
+func (d *Daemon) warn(warnings []string) {
+	for _, w := range warnings {
+		d.log.Warn(w)
+	}
+}
+
+// take judges one batch of a source: its failures, then its position, so that
+// a checkpoint has both or neither.
+func (d *Daemon) take(b batch) {
+	now := d.o.Now()
+	s := b.stream
+	s.stats, s.lag = b.stats, b.lag
+	d.streams[s.name] = s
+	var bans []jails.Ban
+	for _, f := range b.failures {
+		bans = append(bans, d.judge.Failure(s.jails[f.Filter], f, now)...)
+	}
+	if len(bans) > 0 {
+		d.enforce(bans)
+	}
+	for _, o := range d.judge.Observed() {
+		d.log.Info("would ban "+short(o.Prefix)+", but only observes", "jail", o.Jail, "addr", short(o.Prefix))
+	}
+	d.checkpoint.moved(b.key, b.position)
+}
+
+// brake says loudly when new bans are held back.
+func (d *Daemon) brake() {
+	now := d.o.Now()
+	if held := d.judge.Stats().Braked; held > d.braked {
+		d.problem("brake", fmt.Errorf("more than %d new bans in a minute: new ones are held back; look for a pattern that matches what it shouldn't, or raise max_bans_per_minute", d.config.Settings.MaxBansPerMin))
+		d.braked = held
+	} else if !d.judge.Braked(now) {
+		d.problem("brake", nil)
+	}
+}
+
+// enforce puts decided bans in the kernel.
+func (d *Daemon) enforce(bans []jails.Ban) {
+	d.apply(bans)
+	for _, b := range bans {
+		until := "forever"
+		if !b.Forever() {
+			until = b.Until.Format(time.RFC3339)
+		}
+		d.log.Info("ban "+short(b.Prefix), "jail", b.Jail, "addr", short(b.Prefix), "until", until, "failures", b.Failures, "strikes", b.Strikes)
+	}
+	d.armExpiry()
+}
+
+// apply puts bans in the kernel. What the kernel doesn't take is tried again.
+func (d *Daemon) apply(bans []jails.Ban) {
+	bans = slices.Clone(bans)
+	for i, b := range bans {
+		// Another jail's ban of the same prefix may last longer.
+		if standing, ok := d.judge.Find(b.Prefix); ok {
+			bans[i] = standing
+		}
+	}
+	gaveUp, err := d.o.Blocklist.Add(bans)
+	for _, b := range bans {
+		if err != nil {
+			d.unapplied[b.Prefix] = b
+		} else {
+			delete(d.unapplied, b.Prefix)
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%d bans are decided but not in force: %w", len(d.unapplied), err)
+	}
+	d.problem("apply", err)
+	for _, e := range gaveUp {
+		d.log.Warn("the blocklist is full: gave up the ban that ends soonest", "jail", e.Jail, "addr", short(e.Prefix))
+		d.judge.Unban(e.Prefix, d.o.Now())
+		d.dropped(e)
+	}
+}
+
+func (d *Daemon) retry() {
+	if len(d.unapplied) == 0 {
+		return
+	}
+	now := d.o.Now()
+	var again []jails.Ban
+	for p, b := range d.unapplied {
+		if b.Over(now) {
+			delete(d.unapplied, p)
+		} else {
+			again = append(again, b)
+		}
+	}
+	if len(again) > 0 {
+		d.apply(again)
+	} else {
+		d.problem("apply", nil)
+	}
+}
+
+// expire ends what is over. The kernel has stopped enforcing it already.
+func (d *Daemon) expire() {
+	now := d.o.Now()
+	for _, b := range d.judge.Expire(now) {
+		d.lift(b)
+	}
+	d.armExpiry()
+}
+
+// lift takes an ended ban out of the kernel, unless another jail's ban of the
+// same prefix still stands.
+func (d *Daemon) lift(b jails.Ban) {
+	if _, ok := d.judge.Find(b.Prefix); ok {
+		d.apply([]jails.Ban{b})
+		return
+	}
+	delete(d.unapplied, b.Prefix)
+	e, _, err := d.o.Blocklist.Remove(b.Prefix)
+	if err != nil {
+		// It drops nothing any more and goes with the next sweep.
+		d.log.Error("could not take an ended ban out of the kernel", "addr", short(b.Prefix), "error", err)
+	}
+	e.Ban = b
+	d.dropped(e)
+	d.log.Info("ban of "+short(b.Prefix)+" is over", "jail", b.Jail, "addr", short(b.Prefix), "packets", e.Packets, "bytes", e.Bytes)
+}
+
+func (d *Daemon) armExpiry() {
+	if d.expiry == nil {
+		return
+	}
+	next := d.judge.Next()
+	if next.IsZero() {
+		d.expiry.Stop()
+		return
+	}
+	d.expiry.Reset(max(next.Sub(d.o.Now()), 0))
+}
+
+// sweep clears entries that have ended and that only the kernel knew.
+func (d *Daemon) sweep() {
+	d.adoptOrphans()
+	_, err := d.o.Blocklist.Sweep()
+	if err != nil {
+		err = fmt.Errorf("sweep ended bans: %w", err)
+	}
+	d.problem("sweep", err)
+}
+
+// short writes a single address without its prefix length.
+func short(p netip.Prefix) string {
+	if p.IsSingleIP() {
+		return p.Addr().String()
+	}
+	return p.String()
+}

@@ -1,0 +1,533 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"xdpban/internal/control"
+	"xdpban/jails"
+)
+
+var _ control.Daemon = (*Daemon)(nil)
+
+// chunk is how many prefixes one turn of the loop takes on, so that a long
+// list by hand doesn't hold up what the logs say.
+const chunk = 2000
+
+// Status tells the daemon's state at a glance.
+func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
+	var s control.Status
+	err := d.do(ctx, func() {
+		s = control.Status{
+			Version: d.o.Version, PID: os.Getpid(), Started: d.started,
+			Config:     slices.Clone(d.config.Files),
+			Capacity:   int(d.config.Settings.MaxBans),
+			Interfaces: slices.Clone(d.interfaces),
+			Checkpoint: control.Time{Time: d.checkpoint.last},
+			Braked:     d.judge.Braked(d.o.Now()),
+		}
+		stats := d.judge.Stats()
+		s.Bans = stats.Standing
+		for i := range d.config.Jails {
+			j := &d.config.Jails[i]
+			st := stats.Jails[j.Name]
+			s.Jails = append(s.Jails, control.Jail{
+				Name: j.Name, Enabled: j.Enabled, Observe: j.Observe,
+				Bans: st.Standing, Total: st.Banned, Failures: st.Failures, Tracked: st.Tracked,
+				MaxRetry: j.MaxRetry, FindTime: control.Duration(j.FindTime), BanTime: control.Duration(j.BanTime),
+			})
+		}
+		for _, name := range slices.Sorted(maps.Keys(d.streams)) {
+			st := d.streams[name]
+			s.Sources = append(s.Sources, control.Source{
+				Stream: name, Jails: st.jails, Lines: st.stats.Lines, Ignored: st.stats.Ignored, Skipped: st.stats.Skipped,
+				Lag: control.Duration(st.lag),
+			})
+		}
+		for _, key := range slices.Sorted(maps.Keys(d.problems)) {
+			s.Problems = append(s.Problems, d.problems[key])
+		}
+	})
+	return s, err
+}
+
+// List walks the kernel's bans, with what the judge knows of them. The loop is
+// asked a chunk at a time.
+func (d *Daemon) List(ctx context.Context, q control.ListQuery) iter.Seq2[control.Ban, error] {
+	return func(yield func(control.Ban, error) bool) {
+		if q.Jail != "" && q.Jail != jails.Manual {
+			known := false
+			if err := d.do(ctx, func() { _, known = d.config.Jail(q.Jail) }); err != nil {
+				yield(control.Ban{}, err)
+				return
+			}
+			if !known {
+				yield(control.Ban{}, fmt.Errorf("%w: there is no jail %q", control.ErrNotFound, q.Jail))
+				return
+			}
+		}
+		bans := make([]control.Ban, 0, chunk)
+		flush := func() bool {
+			err := d.do(ctx, func() {
+				for i := range bans {
+					if b, ok := d.judge.Find(bans[i].Prefix); ok && b.Jail == bans[i].Jail {
+						bans[i].Strikes, bans[i].Failures = b.Strikes, b.Failures
+					}
+				}
+			})
+			if err != nil {
+				yield(control.Ban{}, err)
+				return false
+			}
+			for _, b := range bans {
+				if !yield(b, nil) {
+					return false
+				}
+			}
+			bans = bans[:0]
+			return true
+		}
+		for e, err := range d.o.Blocklist.List() {
+			if err != nil {
+				yield(control.Ban{}, err)
+				return
+			}
+			if q.Jail != "" && e.Jail != q.Jail {
+				continue
+			}
+			if bans = append(bans, wire(e)); len(bans) == chunk && !flush() {
+				return
+			}
+		}
+		flush()
+	}
+}
+
+// Ports lists the blocked ports with what they have dropped.
+func (d *Daemon) Ports(ctx context.Context) ([]control.Port, error) { return d.o.Blocklist.Ports() }
+
+// refuse says which prefixes may not be banned; it changes nothing.
+func (d *Daemon) refuse(ctx context.Context, jail string, prefixes []netip.Prefix) ([]control.Refusal, error) {
+	var refused []control.Refusal
+	for part := range slices.Chunk(prefixes, chunk) {
+		err := d.do(ctx, func() {
+			for _, p := range part {
+				if err := d.judge.Check(p, jail); err != nil {
+					refused = append(refused, control.Refusal{Prefix: p, Reason: err.Error()})
+				}
+			}
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return refused, nil
+}
+
+func refusal(refused []control.Refusal) error {
+	first := refused[0]
+	if len(refused) == 1 {
+		return fmt.Errorf("%w: %s", control.ErrRefused, first.Reason)
+	}
+	return fmt.Errorf("%w: %s, and %d more; nothing was banned", control.ErrRefused, first.Reason, len(refused)-1)
+}
+
+// Ban bans by hand.
+func (d *Daemon) Ban(ctx context.Context, r control.BanRequest) (control.BanResult, error) {
+	jail := r.Jail
+	if jail == "" {
+		jail = jails.Manual
+	}
+	var result control.BanResult
+	refused, err := d.refuse(ctx, jail, r.Prefixes)
+	if err != nil {
+		return result, err
+	}
+	if len(refused) > 0 && !r.SkipRefused {
+		return result, refusal(refused)
+	}
+	result.Refused = refused
+	for part := range slices.Chunk(r.Prefixes, chunk) {
+		var failed error
+		err := d.do(ctx, func() {
+			now := d.o.Now()
+			var news []jails.Ban
+			for _, p := range part {
+				if d.judge.Check(p, jail) != nil {
+					continue
+				}
+				before, stood := d.judge.Find(p)
+				b, err := d.judge.Ban(p, jail, time.Duration(r.For), now)
+				if err != nil {
+					failed = err
+					break
+				}
+				if !stood || !before.Until.Equal(b.Until) {
+					news = append(news, b)
+				} else {
+					result.Kept++
+				}
+				if len(r.Prefixes) <= control.MaxEcho {
+					result.Bans = append(result.Bans, control.FromJail(b))
+				}
+			}
+			d.enforce(news)
+			result.Banned += len(news)
+			if text, bad := d.problems["apply"]; bad && failed == nil {
+				failed = errors.New(text)
+			}
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return result, err
+		}
+	}
+	return result, nil
+}
+
+// Unban ends the bans of exactly these prefixes.
+func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.UnbanResult, error) {
+	var result control.UnbanResult
+	for part := range slices.Chunk(prefixes, chunk) {
+		var failed error
+		err := d.do(ctx, func() {
+			for _, p := range part {
+				ended, err := d.unban(p)
+				failed = errors.Join(failed, err)
+				if len(ended) > 0 {
+					result.Unbanned++
+				}
+				if len(prefixes) <= control.MaxEcho {
+					for _, e := range ended {
+						result.Bans = append(result.Bans, wire(e))
+					}
+				}
+				if len(result.Covered) < control.MaxEcho {
+					covering, err := d.o.Blocklist.Covering(p)
+					failed = errors.Join(failed, err)
+					for _, e := range covering {
+						result.Covered = append(result.Covered, wire(e))
+					}
+				}
+			}
+			d.armExpiry()
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return result, err
+		}
+	}
+	return result, nil
+}
+
+// unban ends all bans of one prefix, the kernel's too if only it knew one.
+func (d *Daemon) unban(p netip.Prefix) ([]Entry, error) {
+	now := d.o.Now()
+	e, stood, err := d.o.Blocklist.Remove(p)
+	if err != nil {
+		return nil, fmt.Errorf("unban %s: %w", short(p), err)
+	}
+	delete(d.unapplied, p)
+	var ended []Entry
+	for _, b := range d.judge.Unban(p, now) {
+		ended = append(ended, Entry{Ban: b})
+	}
+	if len(ended) == 0 && stood {
+		ended = []Entry{e}
+	}
+	for i := range ended {
+		if i == 0 {
+			ended[0].Packets, ended[0].Bytes = e.Packets, e.Bytes
+			d.dropped(ended[0])
+		}
+		d.log.Info("unban "+short(p), "jail", ended[i].Jail, "addr", short(p), "packets", ended[i].Packets)
+	}
+	return ended, nil
+}
+
+// Allow puts prefixes on the allowlist by hand; bans within them end.
+func (d *Daemon) Allow(ctx context.Context, prefixes []netip.Prefix) (int, error) {
+	added := 0
+	var failed error
+	err := d.do(ctx, func() {
+		for _, p := range prefixes {
+			if !d.manual[p] {
+				d.setManual(p, true)
+				added++
+			}
+		}
+		if failed = d.refreshAllowed(); failed != nil {
+			return
+		}
+		var within []netip.Prefix
+		for b := range d.judge.Standing() {
+			for _, p := range prefixes {
+				if p.Bits() <= b.Prefix.Bits() && p.Contains(b.Prefix.Addr()) {
+					within = append(within, b.Prefix)
+					break
+				}
+			}
+		}
+		for _, p := range within {
+			_, err := d.unban(p)
+			failed = errors.Join(failed, err)
+		}
+	})
+	return added, errors.Join(err, failed)
+}
+
+// Disallow takes entries made by hand off the allowlist.
+func (d *Daemon) Disallow(ctx context.Context, prefixes []netip.Prefix) (int, error) {
+	removed := 0
+	var failed error
+	err := d.do(ctx, func() {
+		for _, p := range prefixes {
+			if d.manual[p] {
+				d.setManual(p, false)
+				removed++
+			}
+		}
+		failed = d.refreshAllowed()
+	})
+	return removed, errors.Join(err, failed)
+}
+
+// Allowed lists the allowlist.
+func (d *Daemon) Allowed(ctx context.Context) ([]control.Allow, error) {
+	var list []control.Allow
+	err := d.do(ctx, func() {
+		for p, origin := range d.allowed {
+			list = append(list, control.Allow{Prefix: p, Origin: origin})
+		}
+	})
+	slices.SortFunc(list, func(a, b control.Allow) int { return a.Prefix.Compare(b.Prefix) })
+	return list, err
+}
+
+// Stats reads the kernel's counters.
+func (d *Daemon) Stats(ctx context.Context) (control.Stats, error) {
+	s, err := d.o.Blocklist.Stats()
+	if err != nil {
+		return s, err
+	}
+	err = d.do(ctx, func() {
+		s.Bans = d.judge.Stats().Standing
+	})
+	return s, err
+}
+
+// whyHistory bounds the history that Why tells.
+const whyHistory = 20
+
+// Why explains what holds for a prefix.
+func (d *Daemon) Why(ctx context.Context, p netip.Prefix) (control.Why, error) {
+	w := control.Why{Prefix: p}
+	covering, err := d.o.Blocklist.Covering(p)
+	if err != nil {
+		return w, err
+	}
+	err = d.do(ctx, func() {
+		for _, e := range covering {
+			if b, ok := d.judge.Find(e.Prefix); ok && b.Jail == e.Jail {
+				e.Ban = b
+			}
+			w.Bans = append(w.Bans, wire(e))
+		}
+		why := d.judge.Why(p, d.o.Now())
+		w.Strikes = why.Strikes
+		for _, a := range why.Allowed {
+			w.Allowed = append(w.Allowed, control.Allow(a))
+		}
+		for _, win := range why.Windows {
+			w.Windows = append(w.Windows, control.Window{
+				Jail: win.Jail, Failures: win.Failures, MaxRetry: win.MaxRetry, FindTime: control.Duration(win.FindTime),
+				First: win.First, Last: win.Last,
+			})
+		}
+	})
+	if err != nil {
+		return w, err
+	}
+	w.History, err = d.History(ctx, control.HistoryQuery{Prefix: p, Limit: whyHistory})
+	return w, err
+}
+
+// History reads past events.
+func (d *Daemon) History(ctx context.Context, q control.HistoryQuery) ([]control.Event, error) {
+	if err := d.flush(ctx); err != nil {
+		return nil, err
+	}
+	dropped := map[string]control.Verdict{}
+	err := d.ledger.Walk(kindDropped, func(key string, value []byte) error {
+		var v control.Verdict
+		if err := json.Unmarshal(value, &v); err != nil {
+			return fmt.Errorf("read what %s dropped: %w", key, err)
+		}
+		dropped[key] = v
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	// The newest first, until there are enough.
+	var events []control.Event
+	since := jails.HistoryKey(q.Since.Time)
+	err = d.ledger.WalkBack(jails.KindHistory, func(key string, value []byte) error {
+		if !q.Since.IsZero() && key < since {
+			return errEnough
+		}
+		var e jails.Event
+		if err := json.Unmarshal(value, &e); err != nil {
+			return fmt.Errorf("read event %s: %w", key, err)
+		}
+		if q.Prefix.IsValid() && !q.Prefix.Overlaps(e.Ban.Prefix) {
+			return nil
+		}
+		v := dropped[droppedKey(e.Ban.Since, e.Ban.Prefix)]
+		events = append(events, control.Event{Time: e.Time, Kind: e.Kind, Ban: wire(Entry{e.Ban, v.Packets, v.Bytes})})
+		if len(events) == q.Limit {
+			return errEnough
+		}
+		return nil
+	})
+	if err != nil && !errors.Is(err, errEnough) {
+		return nil, err
+	}
+	slices.Reverse(events)
+	return events, nil
+}
+
+// Import takes over bans with their own ends.
+func (d *Daemon) Import(ctx context.Context, r control.ImportRequest) (control.ImportResult, error) {
+	var result control.ImportResult
+	prefixes := make([]netip.Prefix, len(r.Bans))
+	for i, b := range r.Bans {
+		prefixes[i] = b.Prefix
+	}
+	refused, err := d.refuse(ctx, jails.Manual, prefixes)
+	if err != nil {
+		return result, err
+	}
+	if len(refused) > 0 && !r.SkipRefused {
+		return result, refusal(refused)
+	}
+	result.Refused = refused
+	keep := make(map[netip.Prefix]bool, len(prefixes))
+	for part := range slices.Chunk(r.Bans, chunk) {
+		var failed error
+		err := d.do(ctx, func() {
+			now := d.o.Now()
+			var news []jails.Ban
+			for _, w := range part {
+				if d.judge.Check(w.Prefix, jails.Manual) != nil {
+					continue
+				}
+				b := jails.Ban{Prefix: w.Prefix, Jail: w.Jail, Since: w.Since, Until: w.Until.Time}
+				if b.Jail == "" {
+					b.Jail = jails.Manual
+				}
+				if b.Over(now) {
+					result.Over++
+					continue
+				}
+				keep[b.Prefix] = true
+				standing, ok := d.judge.Find(b.Prefix)
+				switch {
+				case !ok:
+					result.Added++
+				case !standing.Forever() && (b.Forever() || b.Until.After(standing.Until)):
+					result.Extended++
+				default:
+					result.Kept++
+					continue
+				}
+				news = append(news, b)
+			}
+			if r.DryRun {
+				return
+			}
+			for _, b := range news {
+				if _, err := d.judge.Import(b, now); err != nil {
+					failed = err
+					return
+				}
+			}
+			d.enforce(news)
+			if text, bad := d.problems["apply"]; bad {
+				failed = errors.New(text)
+			}
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return result, err
+		}
+	}
+	if r.Replace {
+		var failed error
+		err := d.do(ctx, func() {
+			var extra []netip.Prefix
+			for b := range d.judge.Standing() {
+				if !keep[b.Prefix] {
+					extra = append(extra, b.Prefix)
+				}
+			}
+			result.Removed = len(extra)
+			if r.DryRun {
+				return
+			}
+			for _, p := range extra {
+				_, err := d.unban(p)
+				failed = errors.Join(failed, err)
+			}
+		})
+		if err = errors.Join(err, failed); err != nil {
+			return result, err
+		}
+	}
+	return result, nil
+}
+
+// Reload reads the configuration again. On an error the old one goes on.
+func (d *Daemon) Reload(ctx context.Context) (control.ReloadResult, error) {
+	var result control.ReloadResult
+	var failed error
+	err := d.do(ctx, func() { result, failed = d.reload() })
+	return result, errors.Join(err, failed)
+}
+
+func (d *Daemon) reload() (control.ReloadResult, error) {
+	config, err := d.o.Load()
+	if err != nil {
+		d.problem("reload", fmt.Errorf("the configuration was not reloaded, the old one goes on: %w", err))
+		return control.ReloadResult{}, err
+	}
+	old := d.config
+	d.stopReading()
+	d.config = config
+	if err := d.startReading(); err != nil {
+		d.config = old
+		if again := d.startReading(); again != nil {
+			d.ended <- again
+		}
+		d.problem("reload", fmt.Errorf("the configuration was not reloaded, the old one goes on: %w", err))
+		return control.ReloadResult{}, err
+	}
+	d.judge.Reload(config.Config)
+	d.problem("reload", nil)
+	d.warn(config.Warnings)
+	d.problem("allowlist", d.refreshAllowed())
+	d.repair()
+	result := control.ReloadResult{Warnings: config.Warnings}
+	for i := range config.Jails {
+		if config.Jails[i].Enabled {
+			result.Jails = append(result.Jails, config.Jails[i].Name)
+		}
+	}
+	d.log.Info("configuration reloaded", "jails", len(result.Jails))
+	return result, nil
+}

@@ -1,0 +1,455 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"xdpban/internal/control"
+	"xdpban/internal/ledger"
+	"xdpban/internal/source"
+	"xdpban/jails"
+	"xdpban/matcher"
+)
+
+// world is what outlives a daemon: the kernel, the ledger, the logs, the
+// configuration.
+type world struct {
+	t      *testing.T
+	kernel *kernelList
+	host   *machine
+	log    *log
+	ledger string
+
+	mu     sync.Mutex
+	config *jails.Config
+	broken error // what loading the configuration answers
+}
+
+func newWorld(t *testing.T) *world {
+	filter, err := matcher.Compile(matcher.Filter{Name: "sshd", Failregex: []string{`^Failed password for \S+ from <ADDR>$`}, Programs: []string{"sshd"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &world{
+		t: t, kernel: newKernelList(), host: &machine{tell: make(chan struct{})}, log: newLog("/var/log/auth.log"),
+		ledger: filepath.Join(t.TempDir(), "ledger.db"),
+		config: &jails.Config{
+			Settings: jails.Settings{IgnoreSelf: true, IgnoreSessions: true, MaxBans: 100, MaxTracked: 100},
+			Jails: []jails.Jail{{
+				Name: "sshd", Enabled: true, Files: []string{"/var/log/*.log"}, Filter: filter,
+				MaxRetry: 3, FindTime: 10 * time.Minute, BanTime: time.Hour,
+			}},
+		},
+	}
+}
+
+// run starts a daemon and returns once it protects; stop ends it as SIGTERM
+// does.
+func (w *world) run() (d *Daemon, stop func()) {
+	w.t.Helper()
+	d = New(Options{
+		Load: func() (*Configuration, error) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.broken != nil {
+				return nil, w.broken
+			}
+			c := *w.config
+			return &Configuration{Config: &c}, nil
+		},
+		Open:      func(Plan) ([]source.Source, error) { return []source.Source{w.log}, nil },
+		Blocklist: w.kernel, Host: w.host.host(), LedgerPath: w.ledger,
+		HaveJournal: func() bool { return false },
+		Notify:      func(string) {},
+		Log:         slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+		Now:         time.Now,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	ready := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx, func() { close(ready) }) }()
+	select {
+	case <-ready:
+	case err := <-ended:
+		w.t.Fatal(err)
+	}
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.t.Cleanup(stop)
+	return d, stop
+}
+
+// until waits for something to become true in the kernel.
+func (w *world) until(what string, true func() bool) {
+	w.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for !true() {
+		select {
+		case <-w.kernel.changed:
+		case <-deadline:
+			w.t.Fatalf("never happened: %s", what)
+		}
+	}
+}
+
+func (w *world) untilBanned(addr string) {
+	w.t.Helper()
+	w.until(addr+" banned", func() bool { _, ok := w.kernel.banned(addr); return ok })
+}
+
+// fail writes n failures of an address that happened just now.
+func (w *world) fail(addr string, n int) {
+	for range n {
+		w.log.write(fmt.Sprintf("%s host sshd[42]: Failed password for root from %s", time.Now().Format("2006-01-02T15:04:05.000000-07:00"), addr))
+	}
+}
+
+// settle waits until the daemon has judged all lines written so far: a
+// stranger's ban comes after them.
+func (w *world) settle() {
+	w.t.Helper()
+	const stranger = "198.51.100.250"
+	w.fail(stranger, 3)
+	w.untilBanned(stranger)
+}
+
+func (w *world) mustBan(d *Daemon, addr string, length time.Duration) {
+	w.t.Helper()
+	if _, err := d.Ban(context.Background(), control.BanRequest{Prefixes: []netip.Prefix{prefix(addr)}, For: control.Duration(length)}); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func TestFailuresBan(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	w.fail("192.0.2.7", 2)
+	w.fail("192.0.2.8", 3)
+	w.untilBanned("192.0.2.8")
+	if e, ok := w.kernel.banned("192.0.2.7"); ok {
+		t.Errorf("banned after two failures: %+v", e)
+	}
+	why, err := d.Why(context.Background(), prefix("192.0.2.7"))
+	if err != nil || len(why.Windows) != 1 || why.Windows[0].Failures != 2 {
+		t.Errorf("why: %+v, %v; want two failures in one window", why, err)
+	}
+	why, err = d.Why(context.Background(), prefix("192.0.2.8"))
+	if err != nil || len(why.Bans) != 1 || len(why.Bans[0].Evidence) != 3 || len(why.History) != 1 {
+		t.Errorf("why: %+v, %v; want a ban, its three lines and its event", why, err)
+	}
+	s, err := d.Status(context.Background())
+	if err != nil || s.Bans != 1 || len(s.Jails) != 1 || s.Jails[0].Failures != 5 || len(s.Sources) != 1 || s.Sources[0].Lines != 5 {
+		t.Errorf("status: %+v, %v", s, err)
+	}
+}
+
+func TestNeverBanned(t *testing.T) {
+	w := newWorld(t)
+	w.host.own = []netip.Prefix{prefix("192.0.2.1")}
+	w.host.peers = []netip.Addr{netip.MustParseAddr("192.0.2.2")}
+	w.config.Settings.IgnoreIP = []netip.Prefix{prefix("192.0.2.3")}
+	d, _ := w.run()
+	w.fail("192.0.2.1", 5)
+	w.fail("192.0.2.2", 5)
+	w.fail("192.0.2.3", 5)
+	w.fail("127.0.0.1", 5)
+	w.settle()
+	for addr := range map[string]bool{"192.0.2.1": true, "192.0.2.2": true, "192.0.2.3": true, "127.0.0.1": true} {
+		if _, ok := w.kernel.banned(addr); ok {
+			t.Errorf("%s was banned by its failures", addr)
+		}
+		_, err := d.Ban(context.Background(), control.BanRequest{Prefixes: []netip.Prefix{prefix("203.0.113.9"), prefix(addr)}, For: control.Duration(time.Hour)})
+		if !errors.Is(err, control.ErrRefused) {
+			t.Errorf("ban %s by hand: %v, want ErrRefused", addr, err)
+		}
+	}
+	if _, ok := w.kernel.banned("203.0.113.9"); ok {
+		t.Error("of a request that was refused, a part was done")
+	}
+	// An address that becomes our own can't be banned from then on.
+	w.host.mu.Lock()
+	w.host.own = append(w.host.own, prefix("192.0.2.4"))
+	w.host.mu.Unlock()
+	w.host.tell <- struct{}{}
+	w.host.tell <- struct{}{} // taken when the first change is dealt with
+	if _, err := d.Ban(context.Background(), control.BanRequest{Prefixes: []netip.Prefix{prefix("192.0.2.4")}, For: control.Duration(time.Hour)}); !errors.Is(err, control.ErrRefused) {
+		t.Errorf("ban a new own address: %v, want ErrRefused", err)
+	}
+}
+
+func TestRestart(t *testing.T) {
+	w := newWorld(t)
+	d, stop := w.run()
+	w.fail("192.0.2.7", 2)
+	w.fail("192.0.2.8", 3)
+	w.mustBan(d, "192.0.2.9", jails.Forever)
+	w.untilBanned("192.0.2.8")
+	stop()
+	before, _ := w.kernel.banned("192.0.2.8")
+
+	d, stop = w.run()
+	w.fail("192.0.2.7", 1) // the third
+	w.untilBanned("192.0.2.7")
+	after, ok := w.kernel.banned("192.0.2.8")
+	if !ok || !after.Until.Equal(before.Until) {
+		t.Errorf("the ban of before: %+v, want %+v", after, before)
+	}
+	events, err := d.History(context.Background(), control.HistoryQuery{})
+	if err != nil || len(events) != 3 {
+		t.Errorf("history: %+v, %v; want three bans, each once", events, err)
+	}
+
+	// A reboot empties the kernel's set; all of it comes back.
+	stop()
+	w.kernel.reboot()
+	w.run()
+	for _, addr := range []string{"192.0.2.7", "192.0.2.8", "192.0.2.9"} {
+		if _, ok := w.kernel.banned(addr); !ok {
+			t.Errorf("%s isn't banned any more after a reboot", addr)
+		}
+	}
+}
+
+// By hand, on the pinned maps, while no daemon runs.
+func TestChangesWhileDown(t *testing.T) {
+	w := newWorld(t)
+	d, stop := w.run()
+	w.mustBan(d, "192.0.2.8", time.Hour)
+	if _, err := d.Allow(context.Background(), []netip.Prefix{prefix("203.0.113.1")}); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	now := time.Now()
+	w.kernel.Remove(prefix("192.0.2.8"))
+	w.kernel.Add([]jails.Ban{{Prefix: prefix("192.0.2.9"), Jail: jails.Manual, Since: now, Until: now.Add(time.Hour)}})
+	w.kernel.RemoveAllow(prefix("203.0.113.1"))
+	w.kernel.SetAllow([]Allow{{prefix("203.0.113.2"), OriginManual}})
+
+	d, stop = w.run()
+	if _, ok := w.kernel.banned("192.0.2.8"); ok {
+		t.Error("unbanned while down, banned again at start")
+	}
+	if why, err := d.Why(context.Background(), prefix("192.0.2.9")); err != nil || len(why.Bans) != 1 {
+		t.Errorf("banned while down: %+v, %v", why, err)
+	}
+	allowed, err := d.Allowed(context.Background())
+	if err != nil || len(allowed) != 1 || allowed[0].Prefix != prefix("203.0.113.2") {
+		t.Errorf("allowlist %v, %v; want what was put there while down", allowed, err)
+	}
+	stop()
+	w.kernel.reboot()
+	w.run()
+	if _, ok := w.kernel.banned("192.0.2.9"); !ok {
+		t.Error("a ban that was taken over is lost by a reboot")
+	}
+}
+
+// A daemon killed after it banned and before its checkpoint reads the same
+// lines again: one ban, one strike, one event.
+func TestCrashBeforeCheckpoint(t *testing.T) {
+	w := newWorld(t)
+	_, stop := w.run()
+	w.fail("192.0.2.1", 3)
+	w.untilBanned("192.0.2.1")
+	stop()
+	saved, err := os.ReadFile(w.ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stop = w.run()
+	w.fail("192.0.2.8", 3)
+	w.untilBanned("192.0.2.8")
+	before, _ := w.kernel.banned("192.0.2.8")
+	stop()
+	if err := os.WriteFile(w.ledger, saved, 0o600); err != nil { // as if it had never been written
+		t.Fatal(err)
+	}
+
+	d, _ := w.run()
+	w.settle()
+	why, err := d.Why(context.Background(), prefix("192.0.2.8"))
+	if err != nil || len(why.Bans) != 1 || why.Strikes != 1 || len(why.History) != 1 || len(why.Windows) != 0 {
+		t.Errorf("why: %+v, %v; want one ban, one strike, one event, no failure left over", why, err)
+	}
+	if len(why.Bans) == 1 && !why.Bans[0].Until.Equal(before.Until) {
+		t.Errorf("the ban ends at %v, want %v", why.Bans[0].Until, before.Until)
+	}
+}
+
+func TestDamagedLedger(t *testing.T) {
+	w := newWorld(t)
+	d, stop := w.run()
+	w.mustBan(d, "192.0.2.8", time.Hour)
+	stop()
+	if err := os.Truncate(w.ledger, 5000); err != nil {
+		t.Fatal(err)
+	}
+	d, _ = w.run()
+	if _, ok := w.kernel.banned("192.0.2.8"); !ok {
+		t.Error("the kernel's ban fell with the ledger")
+	}
+	s, err := d.Status(context.Background())
+	if err != nil || len(s.Problems) != 1 || s.Bans != 1 {
+		t.Errorf("status: %+v, %v; want the problem named and the kernel's ban known", s, err)
+	}
+	aside, err := filepath.Glob(w.ledger + ".corrupt-*")
+	if err != nil || len(aside) != 1 {
+		t.Errorf("the damaged ledger isn't kept: %v, %v", aside, err)
+	}
+}
+
+func TestUnbanForgets(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	w.fail("192.0.2.8", 3)
+	w.untilBanned("192.0.2.8")
+	r, err := d.Unban(context.Background(), []netip.Prefix{prefix("192.0.2.8"), prefix("192.0.2.9")})
+	if err != nil || r.Unbanned != 1 || len(r.Bans) != 1 {
+		t.Errorf("unban: %+v, %v", r, err)
+	}
+	w.fail("192.0.2.8", 2)
+	w.settle()
+	if _, ok := w.kernel.banned("192.0.2.8"); ok {
+		t.Error("banned again after two failures")
+	}
+	w.mustBan(d, "203.0.113.0/24", time.Hour)
+	w.mustBan(d, "203.0.113.5", time.Hour)
+	r, err = d.Unban(context.Background(), []netip.Prefix{prefix("203.0.113.5")})
+	if err != nil || len(r.Covered) != 1 || r.Covered[0].Prefix != prefix("203.0.113.0/24") {
+		t.Errorf("unban under a banned subnet: %+v, %v; want the subnet named", r, err)
+	}
+}
+
+func TestBanEnds(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	w.mustBan(d, "192.0.2.8", 50*time.Millisecond)
+	w.untilBanned("192.0.2.8")
+	w.until("the ban over", func() bool { _, ok := w.kernel.banned("192.0.2.8"); return !ok })
+	events, err := d.History(context.Background(), control.HistoryQuery{Prefix: prefix("192.0.2.8")})
+	if err != nil || len(events) != 2 || events[1].Kind != "expire" {
+		t.Errorf("history: %+v, %v; want a ban and its end", events, err)
+	}
+}
+
+func TestKernelRefusesForAWhile(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	w.kernel.mu.Lock()
+	w.kernel.failing = errors.New("out of memory")
+	w.kernel.mu.Unlock()
+	w.fail("192.0.2.8", 3)
+	w.until("the first try", func() bool {
+		s, err := d.Status(context.Background())
+		return err == nil && len(s.Problems) == 1
+	})
+	w.kernel.mu.Lock()
+	w.kernel.failing = nil
+	w.kernel.mu.Unlock()
+	w.untilBanned("192.0.2.8")
+}
+
+func TestFullList(t *testing.T) {
+	w := newWorld(t)
+	w.kernel.capacity = 2
+	d, _ := w.run()
+	w.mustBan(d, "192.0.2.1", 3*time.Hour)
+	w.mustBan(d, "192.0.2.2", time.Hour)
+	w.mustBan(d, "192.0.2.3", 2*time.Hour)
+	s, err := d.Status(context.Background())
+	if _, ok := w.kernel.banned("192.0.2.2"); ok || err != nil || s.Bans != 2 {
+		t.Errorf("%d bans, %v; want the one that ends soonest given up", s.Bans, err)
+	}
+}
+
+func TestReload(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	w.fail("192.0.2.7", 2)
+	w.fail("192.0.2.8", 3)
+	w.untilBanned("192.0.2.8")
+	w.mu.Lock()
+	w.broken = errors.New("xdpban.toml:3: no")
+	w.mu.Unlock()
+	if _, err := d.Reload(context.Background()); err == nil {
+		t.Error("a broken configuration was taken")
+	}
+	w.mu.Lock()
+	w.broken = nil
+	changed := *w.config
+	changed.Settings.IgnoreIP = []netip.Prefix{prefix("192.0.2.50")}
+	w.config = &changed
+	w.mu.Unlock()
+	if _, err := d.Reload(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	w.fail("192.0.2.50", 3)
+	w.fail("192.0.2.7", 1) // its third: the window outlives both reloads
+	w.untilBanned("192.0.2.7")
+	if _, ok := w.kernel.banned("192.0.2.50"); ok {
+		t.Error("the new ignoreip isn't heeded")
+	}
+	if s, err := d.Status(context.Background()); err != nil || s.Sources[0].Lines == 0 || len(s.Problems) != 0 {
+		t.Errorf("status after the reloads: %+v, %v", s, err)
+	}
+}
+
+func TestImport(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	ctx := context.Background()
+	now := time.Now()
+	w.mustBan(d, "192.0.2.1", time.Hour)
+	w.mustBan(d, "192.0.2.2", 3*time.Hour)
+	w.mustBan(d, "192.0.2.3", time.Hour)
+	bans := []control.Ban{
+		{Prefix: prefix("192.0.2.1"), Jail: "sshd", Since: now, Until: control.Time{Time: now.Add(2 * time.Hour)}},
+		{Prefix: prefix("192.0.2.2"), Jail: "sshd", Since: now, Until: control.Time{Time: now.Add(2 * time.Hour)}},
+		{Prefix: prefix("192.0.2.4"), Jail: "sshd", Since: now},
+		{Prefix: prefix("192.0.2.5"), Jail: "sshd", Since: now.Add(-2 * time.Hour), Until: control.Time{Time: now.Add(-time.Hour)}},
+	}
+	want := control.ImportResult{Added: 1, Extended: 1, Kept: 1, Over: 1, Removed: 1}
+	for _, dry := range []bool{true, false} {
+		r, err := d.Import(ctx, control.ImportRequest{Bans: bans, Replace: true, DryRun: dry})
+		if err != nil || fmt.Sprint(r) != fmt.Sprint(want) {
+			t.Errorf("import (dry run %t): %+v, %v, want %+v", dry, r, err, want)
+		}
+		if _, ok := w.kernel.banned("192.0.2.3"); ok != dry {
+			t.Errorf("dry run %t: what isn't in the list is banned: %t", dry, ok)
+		}
+	}
+	if e, ok := w.kernel.banned("192.0.2.1"); !ok || !e.Until.Equal(bans[0].Until.Time) {
+		t.Errorf("the later end didn't win: %+v", e)
+	}
+	if e, ok := w.kernel.banned("192.0.2.4"); !ok || !e.Forever() {
+		t.Errorf("imported without an end: %+v", e)
+	}
+}
+
+func TestLedgerIsLocked(t *testing.T) {
+	w := newWorld(t)
+	l, err := ledger.Open(w.ledger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d := New(Options{
+		Load:       func() (*Configuration, error) { return &Configuration{Config: w.config}, nil },
+		LedgerPath: w.ledger, Log: slog.New(slog.DiscardHandler), Now: time.Now,
+	})
+	if err := d.Run(context.Background(), func() {}); !errors.Is(err, ledger.ErrLocked) {
+		t.Errorf("a second daemon: %v, want ErrLocked", err)
+	}
+}

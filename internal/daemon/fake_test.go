@@ -1,0 +1,242 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"net/netip"
+	"sync"
+	"time"
+
+	"xdpban/internal/control"
+	"xdpban/internal/source"
+	"xdpban/jails"
+)
+
+// kernelList is a Blocklist in memory. It outlives the daemons of a test, as
+// pinned maps do.
+type kernelList struct {
+	mu       sync.Mutex
+	epoch    uint64
+	bans     map[netip.Prefix]Entry
+	allow    map[netip.Prefix]string
+	failing  error // what Add answers
+	capacity int   // 0: no limit
+	changed  chan struct{}
+}
+
+func newKernelList() *kernelList {
+	return &kernelList{epoch: 1, bans: map[netip.Prefix]Entry{}, allow: map[netip.Prefix]string{}, changed: make(chan struct{}, 1)}
+}
+
+// reboot is what a reboot does: an empty set with another epoch.
+func (k *kernelList) reboot() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.epoch++
+	clear(k.bans)
+	clear(k.allow)
+}
+
+func (k *kernelList) touch() {
+	select {
+	case k.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (k *kernelList) banned(addr string) (Entry, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	e, ok := k.bans[prefix(addr)]
+	return e, ok
+}
+
+func prefix(s string) netip.Prefix {
+	if p, err := netip.ParsePrefix(s); err == nil {
+		return p
+	}
+	a := netip.MustParseAddr(s)
+	return netip.PrefixFrom(a, a.BitLen())
+}
+
+func (k *kernelList) Epoch() uint64 { return k.epoch }
+
+func (k *kernelList) Add(bans []jails.Ban) (gaveUp []Entry, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	defer k.touch()
+	if k.failing != nil {
+		return nil, k.failing
+	}
+	for _, b := range bans {
+		e := k.bans[b.Prefix]
+		e.Ban = jails.Ban{Prefix: b.Prefix, Jail: b.Jail, Since: b.Since, Until: b.Until}
+		k.bans[b.Prefix] = e
+	}
+	for k.capacity > 0 && len(k.bans) > k.capacity {
+		var soonest Entry
+		for _, e := range k.bans {
+			if !soonest.Prefix.IsValid() || !e.Forever() && (soonest.Forever() || e.Until.Before(soonest.Until)) {
+				soonest = e
+			}
+		}
+		delete(k.bans, soonest.Prefix)
+		gaveUp = append(gaveUp, soonest)
+	}
+	return gaveUp, nil
+}
+
+func (k *kernelList) Remove(p netip.Prefix) (Entry, bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	defer k.touch()
+	e, ok := k.bans[p]
+	delete(k.bans, p)
+	return e, ok, nil
+}
+
+func (k *kernelList) List() iter.Seq2[Entry, error] {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var list []Entry
+	for _, e := range k.bans {
+		list = append(list, e)
+	}
+	return func(yield func(Entry, error) bool) {
+		for _, e := range list {
+			if !yield(e, nil) {
+				return
+			}
+		}
+	}
+}
+
+func (k *kernelList) Covering(p netip.Prefix) ([]Entry, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var list []Entry
+	for q, e := range k.bans {
+		if q.Bits() <= p.Bits() && q.Contains(p.Addr()) {
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
+
+func (k *kernelList) Sweep() ([]Entry, error) { return nil, nil }
+
+func (k *kernelList) Stats() (control.Stats, error) {
+	return control.Stats{Verdicts: map[string]control.Verdict{"XDP_DROP": {Packets: 1, Bytes: 60}}}, nil
+}
+
+func (k *kernelList) Ports() ([]control.Port, error) { return nil, nil }
+
+func (k *kernelList) SetAllow(list []Allow) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, a := range list {
+		k.allow[a.Prefix] = a.Origin
+	}
+	return nil
+}
+
+func (k *kernelList) RemoveAllow(p netip.Prefix) (bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, ok := k.allow[p]
+	delete(k.allow, p)
+	return ok, nil
+}
+
+func (k *kernelList) Allowed() ([]Allow, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var list []Allow
+	for p, origin := range k.allow {
+		list = append(list, Allow{p, origin})
+	}
+	return list, nil
+}
+
+func (k *kernelList) Attach(iface string) (string, bool, error) {
+	if iface != "eth0" {
+		return "", false, errors.New("interface " + iface + " doesn't exist")
+	}
+	return "native", false, nil
+}
+
+// machine is a host that changes when the test says so.
+type machine struct {
+	mu    sync.Mutex
+	own   []netip.Prefix
+	peers []netip.Addr
+	tell  chan struct{}
+}
+
+func (m *machine) host() Host {
+	return Host{
+		Own: func() ([]netip.Prefix, error) {
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			return m.own, nil
+		},
+		SessionPeers:      func(context.Context) ([]netip.Addr, error) { return m.peers, nil },
+		DefaultInterfaces: func() ([]string, error) { return []string{"eth0"}, nil },
+		Watch: func(ctx context.Context, changed func()) error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case <-m.tell:
+					changed()
+				}
+			}
+		},
+	}
+}
+
+// log is a Source that says what the test says. Its lines stay, so that a
+// daemon started again reads on from its position.
+type log struct {
+	name string
+
+	mu    sync.Mutex
+	lines []string
+	more  chan struct{}
+}
+
+func newLog(name string) *log { return &log{name: name, more: make(chan struct{}, 1)} }
+
+func (l *log) write(lines ...string) {
+	l.mu.Lock()
+	l.lines = append(l.lines, lines...)
+	l.mu.Unlock()
+	select {
+	case l.more <- struct{}{}:
+	default:
+	}
+}
+
+func (l *log) Run(ctx context.Context, resume map[string]source.Position, emit source.Emit) error {
+	at := int(resume[l.name].Offset)
+	for {
+		l.mu.Lock()
+		lines := l.lines
+		l.mu.Unlock()
+		for ; at < len(lines); at++ {
+			err := emit(source.Block{
+				Stream: l.name, Key: l.name, Lines: []byte(lines[at] + "\n"), Arrival: time.Now(),
+				Position: source.Position{Offset: int64(at + 1)},
+			})
+			if err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.more:
+		}
+	}
+}

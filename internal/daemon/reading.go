@@ -1,0 +1,190 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"xdpban/internal/source"
+	"xdpban/jails"
+	"xdpban/matcher"
+)
+
+// batch is what one block of lines came to.
+type batch struct {
+	stream   *stream
+	failures []*matcher.Failure
+	key      string
+	position source.Position
+	stats    matcher.Stats
+	lag      time.Duration
+}
+
+// stream is one file or one selection of the journal with the jails that read
+// it. Its set belongs to the source's goroutine, the rest to the loop.
+type stream struct {
+	name  string
+	jails []string // Failure.Filter indexes them
+	set   *matcher.Set
+
+	stats matcher.Stats
+	lag   time.Duration
+}
+
+// reading is the sources that run.
+type reading struct {
+	cancel context.CancelFunc
+	wait   sync.WaitGroup
+}
+
+// route says which jails read which streams. It doesn't change.
+type route struct {
+	plan    Plan
+	files   []routed // by pattern
+	journal map[string][]*jails.Jail
+}
+
+type routed struct {
+	pattern string
+	jail    *jails.Jail
+}
+
+// makeRoute plans what the enabled jails read. A jail that names both reads
+// the journal where there is one, else its files: with rsyslog the same
+// message is in both, and must not count twice.
+func makeRoute(config *jails.Config, haveJournal bool) *route {
+	r := &route{journal: map[string][]*jails.Jail{}}
+	for i := range config.Jails {
+		j := &config.Jails[i]
+		if !j.Enabled || j.WatchesBans {
+			continue
+		}
+		if len(j.Journal) > 0 && haveJournal {
+			matches := slices.Clone(j.Journal)
+			slices.Sort(matches)
+			name := "journal " + strings.Join(matches, " ")
+			if r.journal[name] == nil {
+				r.plan.Journal = append(r.plan.Journal, Selection{Name: name, Matches: matches})
+			}
+			r.journal[name] = append(r.journal[name], j)
+			continue
+		}
+		for _, pattern := range j.Files {
+			pattern = filepath.Clean(pattern)
+			if !slices.Contains(r.plan.Files, pattern) {
+				r.plan.Files = append(r.plan.Files, pattern)
+			}
+			r.files = append(r.files, routed{pattern, j})
+		}
+	}
+	return r
+}
+
+// jails lists those that read a stream, each once.
+func (r *route) jails(stream string) []*jails.Jail {
+	if list, ok := r.journal[stream]; ok {
+		return list
+	}
+	var list []*jails.Jail
+	for _, f := range r.files {
+		if ok, _ := filepath.Match(f.pattern, stream); (ok || f.pattern == stream) && !slices.Contains(list, f.jail) {
+			list = append(list, f.jail)
+		}
+	}
+	return list
+}
+
+func (r *route) open(name string) *stream {
+	s := &stream{name: name}
+	var filters []*matcher.Compiled
+	for _, j := range r.jails(name) {
+		s.jails = append(s.jails, j.Name)
+		filters = append(filters, j.Filter)
+	}
+	s.set = matcher.NewSet(matcher.SetOptions{}, filters...)
+	return s
+}
+
+// startReading starts the sources of the enabled jails where the checkpoint
+// left them.
+func (d *Daemon) startReading() error {
+	r := makeRoute(d.config.Config, d.o.HaveJournal())
+	d.streams = map[string]*stream{}
+	sources, err := d.o.Open(r.plan)
+	if err != nil {
+		return fmt.Errorf("open the logs: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	d.reading = &reading{cancel: cancel}
+	for _, src := range sources {
+		resume := d.checkpoint.positions()
+		d.reading.wait.Go(func() {
+			err := d.read(ctx, src, r, resume)
+			if err != nil && ctx.Err() == nil {
+				select {
+				case d.ended <- err:
+				default: // one is enough to end the loop
+				}
+			}
+		})
+	}
+	return nil
+}
+
+// read runs one source. Blocks are matched here, beside the loop; streams are
+// opened as they appear.
+func (d *Daemon) read(ctx context.Context, src source.Source, r *route, resume map[string]source.Position) error {
+	streams := map[string]*stream{}
+	return src.Run(ctx, resume, func(b source.Block) error {
+		s := streams[b.Stream]
+		if s == nil {
+			s = r.open(b.Stream)
+			streams[b.Stream] = s
+		}
+		out := batch{stream: s, key: b.Key, position: b.Position}
+		s.set.Scan(b.Lines, b.Arrival, func(f *matcher.Failure) {
+			out.failures = append(out.failures, f.Clone())
+		})
+		out.stats = s.set.Stats()
+		out.lag = d.o.Now().Sub(b.Arrival)
+		select {
+		case d.batches <- out:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+}
+
+// stopReading ends the sources and takes what they had still to hand over.
+func (d *Daemon) stopReading() {
+	if d.reading == nil {
+		return
+	}
+	d.reading.cancel()
+	stopped := make(chan struct{})
+	go func() {
+		d.reading.wait.Wait()
+		close(stopped)
+	}()
+	for {
+		select {
+		case b := <-d.batches:
+			d.take(b)
+		case <-stopped:
+			d.reading = nil
+			for {
+				select {
+				case b := <-d.batches:
+					d.take(b)
+				default:
+					return
+				}
+			}
+		}
+	}
+}
