@@ -44,7 +44,9 @@ type Jail struct {
 	// enabled = "observe".
 	Observe  bool
 	Programs []string
-	Journal  []string // journalctl matches, "FIELD=value"; same field: or, different fields: and
+	// Journal are journalctl's matches, "FIELD=value"; the same field: or,
+	// different fields: and; "+" between them: or.
+	Journal  []string
 	Files    []string // paths and globs
 	Encoding string   // of the files: empty or "utf-8", "latin1", …
 	UseDNS   UseDNS
@@ -125,12 +127,16 @@ type Increment struct {
 type Config struct {
 	Settings Settings
 	Jails    []Jail // enabled and disabled, by name
+	// Files are what was read, in order; shipped ones begin with "built in".
+	Files []string
+	// Warnings name patterns that an attacker could turn.
+	Warnings Problems
 }
 
 // Settings are xdpban.toml's: one host's.
 type Settings struct {
 	Interfaces []string       // empty: the default route's
-	Mode       string         // auto, native, generic
+	Mode       string         // auto, native or generic
 	BPFDir     string         // where the maps are pinned
 	Socket     string         // the API's unix socket
 	StateDir   string         // the ledger's folder

@@ -165,7 +165,7 @@ func (j *Judge) jail(name string) *jail {
 	return js
 }
 
-// Failure counts one failure for a jail and returns the bans it leads to:
+// Failure counts one failure, whatever its Count of lines, for a jail and returns the bans it leads to:
 // none, the jail's own, and those of jails that watch bans. A ban that would
 // be over at now is recorded as a strike but not returned, nor is one of a
 // jail that only observes (see Observed).
@@ -194,7 +194,7 @@ func (j *Judge) Failure(jail string, f *matcher.Failure, now time.Time) []Ban {
 		}
 		at = now
 	}
-	e := entry{at: at.UnixNano(), weight: max(f.Count, 1), line: evidence(f.Line)}
+	e := entry{at: at.UnixNano(), weight: 1, line: evidence(f.Line)}
 	if js.conf.Filter != nil && f.Pattern >= 0 && f.Pattern < len(js.conf.Filter.Filter.Failregex) {
 		e.pattern = js.conf.Filter.Filter.Failregex[f.Pattern]
 	}
