@@ -111,14 +111,14 @@ func portList(ports, protocols string) (list []string, everything bool, bad []st
 					high, err = net.LookupPort(proto, to)
 				}
 				switch {
-				case err != nil || high < low:
+				case err != nil || high < low || high == 0 || proto != "tcp" && proto != "udp":
 					if !slices.Contains(bad, p) {
 						bad = append(bad, p)
 					}
 				case low <= 1 && high == 65535:
 					return nil, true, nil
 				case high > low:
-					list = append(list, strconv.Itoa(low)+"-"+strconv.Itoa(high)+"/"+proto)
+					list = append(list, strconv.Itoa(max(low, 1))+"-"+strconv.Itoa(high)+"/"+proto)
 				default:
 					list = append(list, strconv.Itoa(low)+"/"+proto)
 				}

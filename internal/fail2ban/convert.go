@@ -4,10 +4,14 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"xdpban/jails"
+	"xdpban/matcher"
 )
 
 // Note is something that a conversion leaves out or changes, and why.
@@ -91,31 +95,53 @@ type writer struct {
 func (w *writer) write(t *Tree) error {
 	j := w.jail
 	if j.Filter == nil {
-		return &Error{Reason: fmt.Sprintf("jail %s has no filter, so nothing to match", j.Name)}
+		return &Error{Reason: "it has no filter, so nothing to match; write filter = NAME in jail.conf"}
+	}
+	if !jailName.MatchString(j.Name) || j.Name == jails.Manual {
+		return &Error{Reason: "xdpban's jails are named with letters, digits, _, - and . only; rename it"}
 	}
 	blocked := t.blocked(j)
 	w.notes = append(w.notes, blocked.notes...)
 
-	from := j.Filter.Origins["failregex"].File
-	w.comment("%s: from fail2ban's jail [%s], filter %s (%s).", j.Name, j.Name, filterLine(j.Filter), from)
+	w.comment("From fail2ban's jail [%s] with the filter %s", j.Name, filterLine(j.Filter))
+	w.comment("(%s).", j.Filter.Origins["failregex"].File)
 	fmt.Fprintf(&w.out, "[jail.%s]\n", tomlKey(j.Name))
 	if blocked.any {
 		w.key("enabled", "true")
 	} else {
-		w.comment("None of its actions blocks: in fail2ban this jail bans nobody.")
-		w.key("enabled", "false")
+		w.key("enabled", "false # none of its actions blocks: in fail2ban it bans nobody")
 		w.note("action", "no action of this jail blocks, so it is written with enabled = false")
 	}
-	w.source()
+	w.out.WriteString("# Nothing is taken from the jail of this name that xdpban ships.\n")
+	w.key("extends", "false")
+	w.line()
+	if w.watchesBans() {
+		w.out.WriteString("# fail2ban finds repeat offenders in its own log; xdpban knows its bans.\n")
+		w.key("watches", `"bans"`)
+	} else {
+		w.source()
+	}
 	w.line()
 	w.limits()
 	if len(blocked.ports) > 0 {
 		w.key("ports", tomlList(blocked.ports))
 	}
 	w.ignored()
-	w.line()
-	w.patterns()
+	if !w.watchesBans() {
+		w.line()
+		w.patterns()
+	}
 	return w.err
+}
+
+// jailName is what package jails takes for one.
+var jailName = regexp.MustCompile(`^[a-zA-Z0-9_][a-zA-Z0-9_.-]{0,62}$`)
+
+// watchesBans says that the jail is fail2ban's recidive, which reads
+// fail2ban's own log: there will be none.
+func (w *writer) watchesBans() bool {
+	logpath, _ := w.jail.Options.Get("logpath")
+	return w.jail.Filter.Name == "recidive" && strings.Contains(logpath, "fail2ban")
 }
 
 // source writes where the jail reads.
@@ -126,7 +152,15 @@ func (w *writer) source() {
 		if strings.Contains(backend, "[") {
 			w.note("backend", "the options of "+backend+" are not carried over")
 		}
-		w.key("journal", tomlList(journalMatches(j.Filter.JournalMatch)))
+		matches := journalMatches(j.Filter.JournalMatch)
+		if len(matches) == 0 {
+			// No match at all is the whole journal, by whatever way an entry
+			// came to it.
+			for _, way := range []string{"audit", "driver", "journal", "kernel", "stdout", "syslog"} {
+				matches = append(matches, "_TRANSPORT="+way)
+			}
+		}
+		w.key("journal", tomlList(matches))
 	} else {
 		var files []string
 		logpath, _ := j.Options.Get("logpath")
@@ -145,14 +179,65 @@ func (w *writer) source() {
 		}
 		w.key("files", tomlList(files))
 	}
-	if zone, ok := j.Options.Get("logtimezone"); ok && zone != "" {
-		w.key("timezone", tomlString(zone))
+	if zone, _ := j.Options.Get("logtimezone"); zone != "" {
+		if fixed, ok := fixedZone(zone); ok {
+			w.key("timezone", tomlString(fixed))
+		} else {
+			w.fail("logtimezone", fmt.Sprintf("%q is no zone that is known here; write UTC+0200 or the like", zone))
+		}
 	}
 	switch enc, _ := j.Options.Get("logencoding"); strings.ToLower(enc) {
 	case "", "auto", "utf-8", "utf8", "ascii", "us-ascii":
 	default:
-		w.note("logencoding", enc+" is not carried over: lines are matched as the bytes they are")
+		if _, err := matcher.Compile(matcher.Filter{Failregex: []string{"^<ADDR>$"}, Encoding: enc}); err != nil {
+			w.fail("logencoding", err.Error())
+		}
+		w.key("encoding", tomlString(enc))
 	}
+	switch w.jail.Filter.UseDNS {
+	case "yes", "warn":
+		w.key("usedns", tomlString(w.jail.Filter.UseDNS))
+	case "raw":
+		w.note("usedns", "raw is not carried over: what is no address can't be banned")
+	}
+}
+
+// fixedZone gives fail2ban's logtimezone as an offset. fail2ban knows zones
+// by their abbreviations too, and takes them for fixed offsets.
+func fixedZone(s string) (string, bool) {
+	m := zoneOffset.FindStringSubmatch(s)
+	if m == nil {
+		return "", false
+	}
+	minutes, ok := zoneAbbreviations[m[1]]
+	if !ok {
+		return "", false
+	}
+	if m[2] != "" {
+		h, _ := strconv.Atoi(m[3])
+		min, _ := strconv.Atoi(m[4])
+		if h = h*60 + min; m[2] == "-" {
+			h = -h
+		}
+		minutes += h
+	}
+	if minutes == 0 {
+		return "UTC", true
+	}
+	sign := '+'
+	if minutes < 0 {
+		sign, minutes = '-', -minutes
+	}
+	return fmt.Sprintf("UTC%c%02d%02d", sign, minutes/60, minutes%60), true
+}
+
+var zoneOffset = regexp.MustCompile(`^([A-Z]*)(?:([+-])([01]\d)(?::?([0-5]\d))?)?$`)
+
+// zoneAbbreviations are common ones, in minutes east of UTC.
+var zoneAbbreviations = map[string]int{
+	"": 0, "Z": 0, "UTC": 0, "GMT": 0, "WET": 0, "WEST": 60, "BST": 60, "CET": 60, "CEST": 120, "EET": 120, "EEST": 180, "MSK": 180,
+	"IST": 330, "JST": 540, "KST": 540, "AEST": 600, "AEDT": 660, "NZST": 720, "NZDT": 780,
+	"AST": -240, "ADT": -180, "EST": -300, "EDT": -240, "CST": -360, "CDT": -300, "MST": -420, "MDT": -360, "PST": -480, "PDT": -420,
 }
 
 // journalMatches gives the arguments of journalctl: several matches stand
@@ -172,74 +257,67 @@ func journalMatches(all [][]string) []string {
 func (w *writer) limits() {
 	o := w.jail.Options
 	// Where jail.conf says nothing, fail2ban's server has these.
-	w.key("maxretry", orElse(o, "maxretry", "3"))
+	retries, _ := strconv.Atoi(orElse(o, "maxretry", "3"))
+	w.key("maxretry", strconv.Itoa(min(max(retries, 1), 10_000)))
 	w.time("findtime", "findtime", "600", false)
-	ban := w.time("bantime", "bantime", "600", true)
+	w.time("bantime", "bantime", "600", true)
 
 	if on, _ := o.Get("bantime.increment"); on == "True" {
-		inc := []string{"enabled = true"}
-		factor := 1.0
-		if text, _ := o.Get("bantime.factor"); text != "" {
-			f, err := parseSeconds(text)
-			if err != nil || f <= 0 {
-				w.fail("bantime.factor", fmt.Sprintf("%q is not a number above 0", text))
-			}
-			factor = f
-		}
-		limit := time.Duration(0)
-		if text, _ := o.Get("bantime.maxtime"); text != "" {
-			d, err := parseTime(text)
-			if err != nil {
-				w.fail("bantime.maxtime", err.Error())
-			}
-			limit = d
-		}
-		if text, _ := o.Get("bantime.multipliers"); text != "" {
-			// Powers of two are what xdpban does anyway, up to the last.
-			if last, ok := doubling(text); ok {
-				if top := time.Duration(float64(ban) * factor * float64(last)); limit == 0 || top < limit {
-					limit = top
-				}
-			} else {
-				w.note("bantime.multipliers", fmt.Sprintf("%q are not carried over: each ban is twice as long as the one before", text))
-			}
-		} else if text, _ := o.Get("bantime.formula"); text != "" && !doublingFormula(text) {
-			w.note("bantime.formula", "a formula of one's own is not carried over: each ban is twice as long as the one before")
-		}
-		if factor != 1 {
-			inc = append(inc, "factor = "+strconv.FormatFloat(factor, 'f', -1, 64))
-		}
-		if limit > 0 {
-			inc = append(inc, "max = "+tomlString(duration(limit)))
-		}
-		if text, _ := o.Get("bantime.rndtime"); text != "" {
-			w.note("bantime.rndtime", "is not carried over: ban times are not randomised")
-		}
-		if on, _ := o.Get("bantime.overalljails"); on == "True" {
-			w.note("bantime.overalljails", "is not carried over: past bans count by jail")
-		}
-		w.key("increment", "{ "+strings.Join(inc, ", ")+" }")
+		w.increment()
 	}
 	if m, ok := o.Get("maxmatches"); ok && m != orElse(o, "maxretry", "3") {
-		w.note("maxmatches", "is not carried over: xdpban keeps the lines behind a ban within a limit of its own")
+		n, _ := strconv.Atoi(m)
+		w.key("maxmatches", strconv.Itoa(min(max(n, 0), 100)))
 	}
 }
 
-// doubling says whether bantime.multipliers are 1 2 4 …, and the last.
-func doubling(text string) (last int, ok bool) {
-	want := 1
-	for f := range strings.FieldsSeq(text) {
-		n, err := strconv.Atoi(f)
-		if err != nil || n != want {
-			return 0, false
+// increment writes how ban times grow.
+func (w *writer) increment() {
+	o := w.jail.Options
+	var inc []string
+	if text, _ := o.Get("bantime.factor"); text != "" {
+		f, err := parseSeconds(text)
+		if err != nil || f <= 0 {
+			w.fail("bantime.factor", fmt.Sprintf("%q is not a number above 0", text))
 		}
-		last, want = n, want*2
+		if f != 1 {
+			inc = append(inc, "factor = "+strconv.FormatFloat(f, 'f', -1, 64))
+		}
 	}
-	return last, last > 0
+	if text, _ := o.Get("bantime.multipliers"); text != "" {
+		for f := range strings.FieldsSeq(text) {
+			if n, err := strconv.Atoi(f); err != nil || n <= 0 {
+				w.fail("bantime.multipliers", fmt.Sprintf("%q is not a number above 0", f))
+			}
+		}
+		inc = append(inc, "multipliers = ["+strings.Join(strings.Fields(text), ", ")+"]")
+	} else if text, _ := o.Get("bantime.formula"); text != "" && !doublingFormula(text) {
+		w.note("bantime.formula", "a formula of one's own is not carried over: each ban is twice as long as the one before; write increment = { multipliers = […] } for another growth")
+	}
+	for _, x := range []struct{ option, key string }{{"bantime.maxtime", "max"}, {"bantime.rndtime", "random"}} {
+		text, _ := o.Get(x.option)
+		if text == "" {
+			continue
+		}
+		d, err := parseTime(text)
+		if err != nil {
+			w.fail(x.option, err.Error())
+		} else if d >= time.Second {
+			inc = append(inc, x.key+" = "+tomlString(duration(d)))
+		}
+	}
+	if all, _ := o.Get("bantime.overalljails"); all == "True" {
+		inc = append(inc, "all_jails = true")
+	}
+	if len(inc) == 0 {
+		w.key("increment", "true")
+		return
+	}
+	w.key("increment", "{ "+strings.Join(inc, ", ")+" }")
 }
 
-// doublingFormula knows the ways in which fail2ban's documentation writes
-// the growth that is the default anyway.
+// doublingFormula knows the ways in which the growth that is the default
+// anyway is written.
 func doublingFormula(text string) bool {
 	switch strings.Join(strings.Fields(text), "") {
 	case "ban.Time*(1<<(ban.Countifban.Count<20else20))*banFactor", "ban.Time*(1<<min(ban.Count,20))*banFactor":
@@ -248,8 +326,8 @@ func doublingFormula(text string) bool {
 	return false
 }
 
-// time writes a duration and gives it.
-func (w *writer) time(key, option, fallback string, forever bool) time.Duration {
+// time writes a duration.
+func (w *writer) time(key, option, fallback string, forever bool) {
 	text := orElse(w.jail.Options, option, fallback)
 	d, err := parseTime(text)
 	switch {
@@ -262,7 +340,6 @@ func (w *writer) time(key, option, fallback string, forever bool) time.Duration 
 	default:
 		w.key(key, tomlString(duration(d)))
 	}
-	return d
 }
 
 // duration writes a duration in its largest whole unit.
@@ -284,17 +361,21 @@ func (w *writer) ignored() {
 	var list []string
 	text, _ := o.Get("ignoreip")
 	for _, word := range splitWords(text) {
-		if p, err := ignorePrefix(word); err == nil {
+		p, err := ignorePrefix(word)
+		switch {
+		case err == nil:
 			list = append(list, p)
-		} else {
-			w.note("ignoreip", fmt.Sprintf("%q is not carried over: write addresses, host names are not looked up", word))
+		case hostName.MatchString(word):
+			list = append(list, word)
+		default:
+			w.note("ignoreip", fmt.Sprintf("%q is not carried over: it is no address, subnet or host name", word))
 		}
 	}
 	if len(list) > 0 {
 		w.key("ignoreip", tomlList(list))
 	}
 	if v, ok := o.Get("ignoreself"); ok && v == "False" {
-		w.note("ignoreself", "= false is not carried over: set ignoreself = false in xdpban.toml, for all jails")
+		w.key("ignoreself", "false")
 	}
 	if c, _ := o.Get("ignorecommand"); c != "" {
 		w.note("ignorecommand", "is not carried over: xdpban runs no commands; list the addresses in ignoreip")
@@ -303,6 +384,8 @@ func (w *writer) ignored() {
 		w.note("ignorecache", "is not carried over: there is no command whose answers could be kept")
 	}
 }
+
+var hostName = regexp.MustCompile(`^([a-zA-Z0-9_-]{1,63}\.)*[a-zA-Z][a-zA-Z0-9-]{0,62}\.?$`)
 
 // ignorePrefix reads an address, a prefix, or an address with a netmask.
 func ignorePrefix(s string) (string, error) {
@@ -343,17 +426,41 @@ func (w *writer) patterns() {
 				dates = append(dates, l)
 			}
 		}
-		w.list("datepattern", dates)
+		for _, d := range dates {
+			w.compiles("datepattern", matcher.Filter{Failregex: []string{"^<ADDR>$"}, DatePattern: []string{d}})
+		}
+		if len(dates) == 1 {
+			w.key("datepattern", tomlString(dates[0]))
+		} else {
+			w.list("datepattern", dates)
+		}
 	}
 	if f.MaxLines > 1 {
 		w.key("maxlines", strconv.Itoa(f.MaxLines))
 	}
 	plain := f.UseDNS == "no"
+	m := matcher.Filter{Name: f.Name, MaxLines: f.MaxLines, Prefregex: hostTag(f.Prefregex, plain)}
+	m.Failregex = []string{"^<ADDR>$"}
+	w.compiles("prefregex", m)
+	for _, p := range hostTags(f.Failregex, plain) {
+		m.Failregex = []string{p}
+		w.compiles("failregex", m)
+	}
+	for _, p := range hostTags(f.Ignoreregex, plain) {
+		w.compiles("ignoreregex", matcher.Filter{Failregex: []string{"^<ADDR>$"}, Ignoreregex: []string{p}})
+	}
 	if f.Prefregex != "" {
-		w.key("prefregex", tomlString(hostTag(f.Prefregex, plain)))
+		w.key("prefregex", tomlString(m.Prefregex))
 	}
 	w.list("failregex", hostTags(f.Failregex, plain))
 	w.list("ignoreregex", hostTags(f.Ignoreregex, plain))
+}
+
+// compiles sees to it that what is written is what xdpban takes.
+func (w *writer) compiles(option string, f matcher.Filter) {
+	if _, err := matcher.Compile(f); err != nil && w.err == nil {
+		w.fail(option, err.Error())
+	}
 }
 
 // hostTag gives usedns = no its meaning: <HOST> then matches no names.
