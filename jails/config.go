@@ -53,7 +53,8 @@ func (p Problems) Error() string {
 }
 
 // Load reads the configuration: the shipped jails, then xdpban.toml and
-// jail.d/*.toml of the operator's folder, which override them key by key. A
+// jail.d/*.toml of the operator's folder, which override them key by key; a
+// jail with extends = false takes nothing from a shipped one of its name. A
 // folder or file that isn't there is empty. All that is wrong in all files is
 // found in one go; then there is no Config.
 //
@@ -248,7 +249,7 @@ func (l *loader) merge() (jails map[string]values, defaults values) {
 					if !once(f, full) {
 						continue
 					}
-					if jails[name] == nil {
+					if extends, isFlag := keys["extends"].(bool); jails[name] == nil || isFlag && !extends {
 						jails[name] = values{}
 					}
 					for _, k := range slices.Sorted(mapKeys(keys)) {

@@ -179,6 +179,17 @@ func TestOperatorOverridesKeyByKey(t *testing.T) {
 	}
 }
 
+func TestJailThatExtendsNothing(t *testing.T) {
+	own := "[jail.x]\nextends = false\nfiles = ['/own']\nfailregex = ['^own <ADDR>$']\n"
+	c, problems := Load(shipped(map[string]string{"x.toml": plain + "program = ['x']\naggregate6 = 64\njournal = ['A=b']\n"}), write(t, map[string]string{"jail.d/x.toml": own}))
+	if problems != nil {
+		t.Fatal(problems)
+	}
+	if x := c.Jails[0]; x.Programs != nil || x.Journal != nil || x.Aggregate6 != 128 || !slices.Equal(x.Files, []string{"/own"}) {
+		t.Errorf("%+v", x)
+	}
+}
+
 func TestProblems(t *testing.T) {
 	for _, c := range []struct {
 		what, text string
@@ -204,6 +215,7 @@ func TestProblems(t *testing.T) {
 		{"bad ports", plain + "ports = ['22', '0/tcp', '70000/tcp', '9-8/tcp', '022/tcp', 'ssh/tcp']\n", []string{`ports[0]: "22" is no port`, `ports[1]: "0/tcp"`, `ports[2]: "70000/tcp"`, `ports[3]: "9-8/tcp"`, `ports[4]: "022/tcp"`, `ports[5]: "ssh/tcp"`}},
 		{"too wide", plain + "aggregate4 = 8\naggregate6 = 200\n", []string{"4: jail.x.aggregate4: is the number 8; write a number from 16 to 32, such as aggregate4 = 32", "5: jail.x.aggregate6: is the number 200"}},
 		{"the wrong type", plain + "maxretry = '5'\nignoreself = 1\nusedns = true\nprogram = 7\nincrement = 3\n", []string{`4: jail.x.maxretry: is the text "5"; write a number`, "5: jail.x.ignoreself: is the number 1; write ignoreself = true", "6: jail.x.usedns: is true; write a text", "7: jail.x.program: is the number 7; write a list", "8: jail.x.increment: is the number 3"}},
+		{"extends", plain + "extends = 'no'\n", []string{`4: jail.x.extends: is the text "no"; write extends = true`}},
 		{"no retry", plain + "maxretry = 0\n", []string{"4: jail.x.maxretry: is the number 0; write a number from 1"}},
 		{"enabled", plain + "enabled = 'yes'\n", []string{`4: jail.x.enabled: is the text "yes"; write enabled = true, false, "auto"`}},
 		{"growth", plain + "increment = { factor = 0, maks = '1d', multipliers = [1, 'x'] }\n", []string{"4: jail.x.increment.factor: is the number 0", "4: jail.x.increment.maks: there is no such key; did you mean max?", `4: jail.x.increment.multipliers[1]: is the text "x"`}},

@@ -501,6 +501,8 @@ func (l *loader) readJail(c *Config, name string, jails map[string]values, j Jai
 		l.say(here.file, here.key, "%q can't be a jail's name; write letters, digits, _, - and ., at most 63 (and not %q)", name, Manual)
 	}
 	r := &reader{l: l, v: own.clone()}
+	extends := true // merge has heeded it
+	r.flag("extends", &extends)
 	other := ""
 	if x, ok := r.text("filter", &other, "sshd"); ok {
 		from := jails[other]
