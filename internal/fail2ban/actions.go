@@ -64,6 +64,10 @@ func (t *Tree) blocked(j *Jail) blocked {
 			b.notes = append(b.notes, Note{a.Origin, "action", a.Name + " is not carried over: xdpban blocks, and does nothing else on a ban"})
 			continue
 		}
+		if opens(a) {
+			b.notes = append(b.notes, Note{a.Origin, "action", a.Name + " is not carried over: its blocktype lets packets pass where others are blocked, and xdpban only blocks"})
+			continue
+		}
 		b.any = true
 		ports, given := a.Options.Get("port")
 		if allPorts || !given {
@@ -89,6 +93,17 @@ func (t *Tree) blocked(j *Jail) blocked {
 		b.ports = nil
 	}
 	return b
+}
+
+// opens says that a blocking action is turned round, to let those in whom
+// the jail finds: a jail such as fail2ban's pass2allow must not ban them.
+func opens(a Action) bool {
+	kind, _ := a.Options.Get("blocktype")
+	switch strings.ToUpper(strings.TrimSpace(kind)) {
+	case "RETURN", "ACCEPT", "ALLOW", "PASS":
+		return true
+	}
+	return false
 }
 
 // portList gives fail2ban's ports (names, numbers, 10:20) of one or several

@@ -15,6 +15,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"xdpban/jails"
 	"xdpban/matcher"
 )
 
@@ -307,19 +308,30 @@ func (c *corpus) load(given Options) (*matcher.Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := matcher.Filter{
-		Name: f.Name, Prefregex: f.Prefregex, Failregex: f.Failregex, Ignoreregex: f.Ignoreregex,
-		MaxLines: f.MaxLines,
+	// All the way round: through the file that an operator would get, and
+	// its reader.
+	backend := "auto"
+	if t, _ := given.Get("logtype"); t == "journal" {
+		backend = "systemd"
 	}
-	for _, l := range lines(f.DatePattern) {
-		m.DatePattern = append(m.DatePattern, strings.TrimSpace(l))
-	}
-	compiled, err := matcher.Compile(m)
+	j := &Jail{Name: c.name, Enabled: true, Filter: f, Actions: []Action{{Name: "iptables-allports"}}}
+	j.Options = j.Options.With("backend", backend).With("logpath", "/var/log/x")
+	out, err := c.tree.Convert(j)
 	if err != nil {
 		return nil, err
 	}
-	logtype, _ := given.Get("logtype")
-	return matcher.NewSet(matcher.SetOptions{Location: c.zone, Journal: logtype == "journal"}, compiled), nil
+	dir := filepath.Join(c.t.TempDir(), jails.JailFolder)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(filepath.Join(dir, c.name+".toml"), out.TOML, 0o644); err != nil {
+		return nil, err
+	}
+	conf, problems := jails.Load(nil, filepath.Dir(dir))
+	if len(problems) > 0 {
+		return nil, fmt.Errorf("%w\n%s", problems, out.TOML)
+	}
+	return matcher.NewSet(matcher.SetOptions{Location: c.zone, Journal: backend == "systemd"}, conf.Jails[0].Filter), nil
 }
 
 func (c *corpus) check(f *corpusFilter, line string, want sample) error {
