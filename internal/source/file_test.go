@@ -62,7 +62,7 @@ func (l *ledger) emit(b Block) error {
 
 // wait returns once ok holds. A reader that has lost a line never gets there:
 // the guard only turns the hang into a message.
-func (l *ledger) wait(t *testing.T, ok func() bool) {
+func (l *ledger) wait(t testing.TB, ok func() bool) {
 	t.Helper()
 	stuck := false
 	guard := time.AfterFunc(20*time.Second, func() {
@@ -92,7 +92,7 @@ func (l *ledger) wait(t *testing.T, ok func() bool) {
 	}
 }
 
-func (l *ledger) waitLines(t *testing.T, stream string, n int) {
+func (l *ledger) waitLines(t testing.TB, stream string, n int) {
 	t.Helper()
 	l.wait(t, func() bool { return len(l.lines[stream]) >= n })
 }

@@ -12,8 +12,10 @@ import (
 // that the source is known but had nothing yet: whatever is found there later
 // is read from its start.
 type Position struct {
-	// Cursor is the journal's.
-	Cursor string `json:"cursor,omitempty"`
+	// Cursor is the journal's. Ahead are those of its streams that have been
+	// emitted further than that, and how far.
+	Cursor string            `json:"cursor,omitempty"`
+	Ahead  map[string]string `json:"ahead,omitempty"`
 
 	// Dev and Inode name the file as it was opened, Fingerprint is of its
 	// first bytes (at most those before Offset): a file renamed, copied or
