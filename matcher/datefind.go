@@ -1,7 +1,6 @@
 package matcher
 
 import (
-	"bytes"
 	"time"
 
 	"xdpban/matcher/regex"
@@ -163,16 +162,6 @@ func (d *detector) match(m *regex.Machine, t *dateTemplate, c *cursor) (start in
 				return s, true
 			}
 		}
-		for s := 0; t.audit; s++ {
-			k := bytes.Index(c.b[s:], auditStart)
-			if k < 0 {
-				break
-			}
-			s += k
-			if c.i, c.civil = s+len(auditStart), (civil{}); c.auditEpoch() {
-				return s + len(auditStart), true
-			}
-		}
 		return 0, false
 	}
 	caps, r := m.Match(t.re, c.b, d.caps)
@@ -245,8 +234,6 @@ func (d *detector) at(c *cursor, n, s int) bool {
 	}
 	return d.formats[n].parse(c)
 }
-
-var auditStart = []byte("audit(")
 
 // auditEpoch is an epoch within a line: that of "audit(1700000000.123:45)".
 // Ten digits elsewhere are anything but a date.

@@ -18,7 +18,6 @@ type dateTemplate struct {
 	re        *regex.Regexp
 	cut       int // the group that is cut out of the line
 	fields    []dateField
-	audit     bool // the epoch of "audit(1700000000.123:45)" counts too
 	epoch     int  // the group with seconds since 1970
 	long      bool // … or milli- or microseconds, by its length
 	lineStart bool // found at the start of the line only
@@ -170,8 +169,6 @@ func newDateTemplate(pattern string) (*dateTemplate, error) {
 		t.lineStart, t.parse = top, (*cursor).epochSeconds
 		if strings.HasSuffix(up, "TAI64N") {
 			t.parse = (*cursor).tai64n
-		} else {
-			t.audit = !t.lineStart
 		}
 		return t, nil
 	}

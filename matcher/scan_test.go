@@ -243,7 +243,7 @@ func FuzzAddress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, line string) {
 		s := NewSet(SetOptions{Location: time.UTC}, c)
 		s.Scan([]byte(line), noon, func(x *Failure) {
-			if x.Source.IsValid() == (x.Host != "") || x.Source.IsValid() && (x.Source != x.Source.Masked() || x.Source.Addr().Is4In6() || x.Source.Addr().Zone() != "") {
+			if x.Source.IsValid() == (x.Host != "" || x.ID != "") || x.Source.IsValid() && (x.Source != x.Source.Masked() || x.Source.Addr().Is4In6() || x.Source.Addr().Zone() != "") {
 				t.Fatalf("%q: %+v", line, x)
 			}
 		})
