@@ -1,29 +1,35 @@
 package regex
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // maxLiterals is how many literals a pattern may ask its caller to look for.
 const maxLiterals = 16
 
 // lits is what is known of the text that a piece of the pattern matches.
 type lits struct {
-	exact []string // the piece matches just these; nil: not known
-	best  []string // every match contains one of these; nil: not known
-	fold  bool     // they are in lower case
+	exact []string   // the piece matches just these; nil: not known
+	sets  [][]string // every match contains one of each set
+	fold  bool       // they are in lower case
 }
 
-// required are strings of which every match of n contains one.
-func required(n *node) ([][]byte, bool) {
+// required are sets of strings, the one that narrows most first: every match
+// of n contains one of each set.
+func required(n *node) ([][][]byte, bool) {
 	l := analyse(n)
-	b := l.better(l.exact)
-	if len(b) == 0 {
-		return nil, false
+	l.add(l.exact)
+	slices.SortStableFunc(l.sets, func(a, b []string) int { return score(b) - score(a) })
+	var out [][][]byte
+	for _, set := range l.sets {
+		bytes := make([][]byte, len(set))
+		for i, s := range set {
+			bytes[i] = []byte(s)
+		}
+		out = append(out, bytes)
 	}
-	out := make([][]byte, len(b))
-	for i, s := range b {
-		out[i] = []byte(s)
-	}
-	return out, l.fold
+	return out, l.fold && out != nil
 }
 
 // score says how much a set of literals narrows: the worst of them counts,
@@ -57,11 +63,22 @@ func rarity(b byte) int {
 	return 4
 }
 
-func (l lits) better(set []string) []string {
-	if score(set) > score(l.best) {
-		return set
+// add notes a set of which every match contains one, if it narrows at all.
+func (l *lits) add(set []string) {
+	if score(set) >= 0 {
+		l.sets = append(l.sets, set)
 	}
-	return l.best
+}
+
+// best is the set that narrows most.
+func (l *lits) best() []string {
+	var best []string
+	for _, set := range l.sets {
+		if score(set) > score(best) {
+			best = set
+		}
+	}
+	return best
 }
 
 func analyse(n *node) lits {
@@ -75,7 +92,7 @@ func analyse(n *node) lits {
 		}
 		l := lits{fold: true}
 		for _, part := range strings.FieldsFunc(n.s, func(r rune) bool { return strings.ContainsRune("iks", r) }) {
-			l.best = l.better([]string{part})
+			l.add([]string{part})
 		}
 		return l
 	case nSet:
@@ -113,7 +130,9 @@ func analyse(n *node) lits {
 			}
 			return analyse(&node{kind: nCat, subs: all})
 		}
-		return lits{best: l.better(l.exact), fold: l.fold}
+		l.add(l.exact)
+		l.exact = nil
+		return l
 	case nAlt:
 		var out lits
 		exact, best := []string{}, []string{}
@@ -125,8 +144,9 @@ func analyse(n *node) lits {
 			} else {
 				exact = nil
 			}
-			b := l.better(l.exact)
-			if score(b) < 0 {
+			l.add(l.exact)
+			b := l.best()
+			if b == nil {
 				best = nil
 			}
 			if best != nil {
@@ -135,7 +155,7 @@ func analyse(n *node) lits {
 		}
 		out.exact = exact
 		if len(best) <= 8*maxLiterals {
-			out.best = best
+			out.add(best)
 		}
 		return out.lower()
 	case nEmpty, nLook, nAssert:
@@ -147,14 +167,14 @@ func analyse(n *node) lits {
 		for _, s := range n.subs {
 			l := analyse(s)
 			out.fold = out.fold || l.fold
-			out.best = out.better(l.best)
-			out.best = out.better(l.exact)
+			out.sets = append(out.sets, l.sets...)
+			out.add(l.exact)
 			if l.exact != nil && len(run)*len(l.exact) <= maxLiterals {
 				run = cross(run, l.exact)
 				continue
 			}
 			whole = false
-			out.best = out.better(run)
+			out.add(run)
 			run = []string{""}
 			if l.exact != nil {
 				run = l.exact
@@ -163,7 +183,7 @@ func analyse(n *node) lits {
 		if whole {
 			out.exact = run
 		} else {
-			out.best = out.better(run)
+			out.add(run)
 		}
 		return out.lower()
 	}
@@ -173,7 +193,10 @@ func analyse(n *node) lits {
 // lower makes all literals of l lower case if some of them are.
 func (l lits) lower() lits {
 	if l.fold {
-		l.exact, l.best = lowered(l.exact), lowered(l.best)
+		l.exact = lowered(l.exact)
+		for i, set := range l.sets {
+			l.sets[i] = lowered(set)
+		}
 	}
 	return l
 }

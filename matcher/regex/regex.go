@@ -56,7 +56,7 @@ type Regexp struct {
 	startEnd bool       // a match can start, and end, at the end of the text
 	prefix   []byte     // what every match starts with, if it is known
 	minLen   int        // bytes
-	literals [][]byte
+	literals [][][]byte
 	folded   bool
 }
 
@@ -125,7 +125,16 @@ func (re *Regexp) Linear() bool { return re.memo != nil }
 // Literals are strings of which every match contains at least one; nil if
 // none are known. If Folded, they are in lower case and the text must be
 // compared without regard to ASCII case.
-func (re *Regexp) Literals() [][]byte { return re.literals }
+func (re *Regexp) Literals() [][]byte {
+	if len(re.literals) == 0 {
+		return nil
+	}
+	return re.literals[0]
+}
+
+// Required are sets of strings as Literals is one, the one that narrows most
+// first: every match contains at least one of each.
+func (re *Regexp) Required() [][][]byte { return re.literals }
 
 // Folded says how Literals are to be compared.
 func (re *Regexp) Folded() bool { return re.folded }
