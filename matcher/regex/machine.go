@@ -103,10 +103,10 @@ func (m *Machine) Match(re *Regexp, text []byte, caps []int) (caps2 []int, r Res
 	if re.anchor == anchorText {
 		return m.MatchAt(re, text, 0, caps)
 	}
-	s := search{m: m, re: re, text: text}
+	s := search{m: m, re: re, text: text, caps: caps}
 	if re.anchor == anchorLine {
 		for at := 0; ; {
-			if caps, r = s.at(at, caps); r != NoMatch {
+			if r = s.at(at); r != NoMatch {
 				break
 			}
 			i := bytes.IndexByte(text[at:], '\n')
@@ -116,13 +116,13 @@ func (m *Machine) Match(re *Regexp, text []byte, caps []int) (caps2 []int, r Res
 			at += i + 1
 		}
 		s.close()
-		return caps, r
+		return s.caps, r
 	}
 	for at := 0; ; {
 		if at = re.candidate(text, at); at < 0 {
 			break
 		}
-		if caps, r = s.at(at, caps); r != NoMatch || at == n {
+		if r = s.at(at); r != NoMatch || at == n {
 			break
 		}
 		if text[at] < utf8.RuneSelf {
@@ -133,16 +133,17 @@ func (m *Machine) Match(re *Regexp, text []byte, caps []int) (caps2 []int, r Res
 		}
 	}
 	s.close()
-	return caps, r
+	return s.caps, r
 }
 
 // MatchAt is Match for a match that starts at an offset of text. What comes
 // before it is still seen by ^, \b and lookbehinds.
 func (m *Machine) MatchAt(re *Regexp, text []byte, at int, caps []int) (caps2 []int, r Result) {
-	s := search{m: m, re: re, text: text}
-	caps, r = s.at(at, caps)
-	s.close()
-	return caps, r
+	s := search{m: m, re: re, text: text, caps: caps}
+	if r = s.at(at); s.on {
+		s.close()
+	}
+	return s.caps, r
 }
 
 // search is one call of Match: it may try several starts, which share the
@@ -151,39 +152,40 @@ type search struct {
 	m    *Machine
 	re   *Regexp
 	text []byte
+	caps []int
 	on   bool // the machine is set up
 	memo bool
 }
 
-func (s *search) at(at int, caps []int) ([]int, Result) {
+func (s *search) at(at int) Result {
 	re, m := s.re, s.m
 	if at < len(s.text) {
 		if re.start[s.text[at]] == 0 {
-			return caps, NoMatch
+			return NoMatch
 		}
 	} else if !re.startEnd {
-		return caps, NoMatch
+		return NoMatch
 	}
+	p := re.fast
 	if !s.on {
 		if len(s.text) >= infinite {
-			return caps, Exceeded
+			return Exceeded
 		}
 		s.on = true
-		m.prepare(re)
+		m.prepare(re, s.caps)
+		s.caps = m.caps
 		m.left = fastSteps + fastStepsPerByte*len(s.text)
 		if re.memo == nil {
 			m.left = hardSteps + hardStepsPerByte*len(s.text)
 		}
-	}
-	p := re.fast
-	if s.memo {
+	} else if s.memo {
 		p = re.memo
 	}
 	end, o := m.run(p, s.text, 0, at, whole)
 	if o == exhausted && re.memo != nil && !s.memo {
 		m.unwind(0, redone)
 		if !m.prepareMemo(re, len(s.text)) {
-			return caps, Exceeded
+			return Exceeded
 		}
 		s.memo = true
 		m.left = 1<<63 - 1
@@ -191,13 +193,12 @@ func (s *search) at(at int, caps []int) ([]int, Result) {
 	}
 	switch o {
 	case failed:
-		return caps, NoMatch
+		return NoMatch
 	case exhausted:
-		return caps, Exceeded
+		return Exceeded
 	}
 	m.caps[0], m.caps[1] = at, end
-	caps = append(caps[:0], m.caps...)
-	return caps, Matched
+	return Matched
 }
 
 func (s *search) close() {
@@ -211,17 +212,19 @@ func (s *search) close() {
 	}
 }
 
-func (m *Machine) prepare(re *Regexp) {
+// prepare sets the machine up to catch groups in caps.
+func (m *Machine) prepare(re *Regexp, caps []int) {
 	m.stack = m.stack[:0]
 	n := 2 * (re.groups + 1)
-	if cap(m.caps) < n {
-		m.caps = make([]int, n)
-		m.open = make([]int32, n/2)
+	if cap(caps) < n {
+		caps = make([]int, n)
 	}
-	m.caps = m.caps[:n]
-	m.open = m.open[:n/2]
+	m.caps = caps[:n]
 	for i := range m.caps {
 		m.caps[i] = -1
+	}
+	if len(m.open) < n/2 {
+		m.open = make([]int32, n/2)
 	}
 	if len(m.slots) < re.slots {
 		m.slots = make([]int32, re.slots)
@@ -372,6 +375,23 @@ func (m *Machine) run(p *program, text []byte, pc, pos int, own owner) (int, out
 				}
 			}
 		case opRun:
+			if in.max == infinite && in.set.except < 0 && in.min <= 1 {
+				// The commonest loop, in place.
+				tab := &in.set.tab
+				end := pos
+				for end < len(text) && tab[text[end]] == inside {
+					end++
+				}
+				if end == len(text) || tab[text[end]] == outside {
+					if end == pos && in.min > 0 {
+						break
+					}
+					left -= (end - pos) >> 4
+					pos = end
+					pc++
+					continue
+				}
+			}
 			lo, end := in.scan(text, pos)
 			if lo < 0 {
 				break
@@ -738,6 +758,20 @@ func (in *inst) scan(text []byte, pos int) (lo, end int) {
 	s := in.set
 	lo, end = pos, pos
 	if in.max != infinite || in.min > 1 {
+		if !s.all {
+			// As long as it is ASCII, bytes are characters.
+			most := min(len(text), pos+int(min(in.max, 1<<16)))
+			for end < most && s.tab[text[end]] == inside {
+				end++
+			}
+			if end == most && end-pos == int(in.max) || end < len(text) && s.tab[text[end]] == outside || end == len(text) {
+				if end-pos < int(in.min) {
+					return -1, end
+				}
+				return pos + int(in.min), end
+			}
+			end = pos
+		}
 		if in.min > 0 {
 			lo = -1
 		}
@@ -829,6 +863,16 @@ func (in *inst) least(text []byte, pos int) int {
 // first is the first place from pos on, and at most more characters of the
 // set away, where what follows can start; -1 if there is none.
 func (in *inst) first(text []byte, pos int, more int32) (int, int32) {
+	if s := in.s; s != "" && more == infinite {
+		for tab := &in.set.tab; pos < len(text); pos++ {
+			if text[pos] == s[0] && len(text)-pos >= len(s) && string(text[pos:pos+len(s)]) == s {
+				return pos, more
+			}
+			if tab[text[pos]] != inside {
+				break
+			}
+		}
+	}
 	for {
 		switch {
 		case pos == len(text):
