@@ -1,7 +1,9 @@
 package regex
 
 import (
+	"encoding/binary"
 	"slices"
+	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -89,6 +91,16 @@ func (r ranges) fromTable(t *unicode.RangeTable) ranges {
 	return r
 }
 
+// The large sets, made once and shared: they are never changed.
+var (
+	decimals = sync.OnceValue(func() ranges { return ranges{}.fromTable(unicode.Nd).normal() })
+	letters  = sync.OnceValue(func() ranges {
+		return newRanges('_', '_').fromTable(unicode.L).fromTable(unicode.N).normal()
+	})
+	words      = sync.OnceValue(func() *set { return newSet(letters()) })
+	asciiWords = sync.OnceValue(func() *set { return newSet(category('w', true)) })
+)
+
 // category is the set of \d, \w or \s as Python's str patterns see them:
 // isdecimal, isalnum or "_", isspace.
 func category(c byte, ascii bool) ranges {
@@ -97,12 +109,12 @@ func category(c byte, ascii bool) ranges {
 		if ascii {
 			return newRanges('0', '9')
 		}
-		return ranges{}.fromTable(unicode.Nd).normal()
+		return decimals()
 	case 'w':
 		if ascii {
 			return newRanges('0', '9', 'A', 'Z', '_', '_', 'a', 'z')
 		}
-		return newRanges('_', '_').fromTable(unicode.L).fromTable(unicode.N).normal()
+		return letters()
 	default: // 's'
 		if ascii {
 			return newRanges('\t', '\r', ' ', ' ')
@@ -110,6 +122,15 @@ func category(c byte, ascii bool) ranges {
 		return newRanges('\t', '\r', 0x1c, ' ', 0x85, 0x85, 0xa0, 0xa0, 0x1680, 0x1680,
 			0x2000, 0x200a, 0x2028, 0x2029, 0x202f, 0x202f, 0x205f, 0x205f, 0x3000, 0x3000)
 	}
+}
+
+// key tells sets apart.
+func (r ranges) key() string {
+	b := make([]byte, 0, 4*len(r))
+	for _, c := range r {
+		b = binary.LittleEndian.AppendUint32(b, uint32(c))
+	}
+	return string(b)
 }
 
 // folder answers what (?i) makes of a set. Python compares lower(c), and

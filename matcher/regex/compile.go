@@ -137,6 +137,7 @@ func generate(n *node, memo bool, refs map[int]bool) (p *program, ok bool) {
 	}()
 	c.emit(n, follow{first: anything()})
 	c.add(inst{op: opMatch})
+	c.p.insts = slices.Clip(c.p.insts)
 	return c.p, true
 }
 
@@ -304,7 +305,10 @@ func (c *compiler) emit(n *node, f follow) {
 	case nAssert:
 		in := inst{op: opBeginText + opcode(n.assert)}
 		if n.assert == wordBoundary || n.assert == notBoundary {
-			in.set = newSet(category('w', n.ascii))
+			in.set = words()
+			if n.ascii {
+				in.set = asciiWords()
+			}
 		}
 		c.add(in)
 	}

@@ -150,3 +150,44 @@ func TestFail2ban(t *testing.T) {
 	}
 	t.Logf("%d patterns (%d linear, %d without literals), %d searches, %d matches", len(ps), linear, bare, searches, matches)
 }
+
+// TestPumped blows up samples that match, as an attacker would who knows the
+// filter: a piece repeated hundreds of times, and an end that doesn't match.
+func TestPumped(t *testing.T) {
+	var m Machine
+	searches := 0
+	for _, p := range fail2banPatterns(t) {
+		file := filepath.Join(fail2banLogs, p.Filter)
+		if _, err := os.Stat(file); err != nil {
+			continue
+		}
+		re := mustCompile(t, p.Expr, Multiline)
+		found := 0
+		for _, l := range corpus(t, file) {
+			for _, cut := range []int{0, 15, 16, 19, 20, 21} {
+				if cut > len(l) || found == 2 {
+					break
+				}
+				text := l[cut:]
+				if _, r := m.Match(re, []byte(text), nil); r != Matched {
+					continue
+				}
+				found++
+				for i := 0; i+5 <= len(text); i += 5 {
+					for _, n := range []int{1, 2, 5} {
+						hostile := text[:i] + strings.Repeat(text[i:i+n], 1000/n) + text[i:] + "\x01!"
+						_, r := m.Match(re, []byte(hostile), nil)
+						searches++
+						if !re.Linear() {
+							continue
+						}
+						if s, b := steps(&m, hostile), bound(re, hostile); r == Exceeded || s > b {
+							t.Errorf("%q on %q: %v, %d steps, bound is %d", p.Expr, hostile, r, s, b)
+						}
+					}
+				}
+			}
+		}
+	}
+	t.Logf("%d hostile lines", searches)
+}

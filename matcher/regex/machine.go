@@ -179,7 +179,7 @@ func (s *search) at(at int) Result {
 			m.left = hardSteps + hardStepsPerByte*len(s.text)
 		}
 	} else if s.memo {
-		p = re.memo
+		p = re.memo()
 	}
 	end, o := m.run(p, s.text, 0, at, whole)
 	if o == exhausted && re.memo != nil && !s.memo {
@@ -189,7 +189,7 @@ func (s *search) at(at int) Result {
 		}
 		s.memo = true
 		m.left = 1<<63 - 1
-		end, o = m.run(re.memo, s.text, 0, at, whole)
+		end, o = m.run(re.memo(), s.text, 0, at, whole)
 	}
 	switch o {
 	case failed:
@@ -232,8 +232,9 @@ func (m *Machine) prepare(re *Regexp, caps []int) {
 }
 
 func (m *Machine) prepareMemo(re *Regexp, n int) bool {
-	m.conds, m.loops = re.conds, re.memo.loops
-	states := re.memo.memos << (len(m.conds) + len(m.loops))
+	memo := re.memo()
+	m.conds, m.loops = re.conds, memo.loops
+	states := memo.memos << (len(m.conds) + len(m.loops))
 	if states > 0 && n+1 > maxMemo/states {
 		return false
 	}

@@ -93,6 +93,7 @@ type parser struct {
 	open   map[int]bool // groups not closed yet
 	widths map[int][2]int
 	folder *folder
+	sets   map[string]*set
 	depth  int
 	// behind is, within lookbehinds, the number of groups there were before
 	// the outermost; -1 outside: Python refuses references into it.
@@ -110,7 +111,7 @@ func (p *parser) fail(pos int, hint, format string, args ...any) {
 }
 
 func parse(expr string, f Flags) (n *node, p *parser, err error) {
-	p = &parser{expr: expr, flags: f, names: map[string]int{}, open: map[int]bool{}, widths: map[int][2]int{}, behind: -1}
+	p = &parser{expr: expr, flags: f, names: map[string]int{}, open: map[int]bool{}, widths: map[int][2]int{}, sets: map[string]*set{}, behind: -1}
 	defer func() {
 		if r := recover(); r != nil {
 			s, ok := r.(syntax)
@@ -175,7 +176,7 @@ func (p *parser) alternation(top bool) *node {
 		}
 		all = append(all, r...)
 	}
-	return &node{kind: nSet, set: newSet(all.normal())}
+	return &node{kind: nSet, set: p.set(all.normal())}
 }
 
 // char is the set that n is, if n is one character.
@@ -368,9 +369,9 @@ func (p *parser) item(first bool) *node {
 	case '.':
 		p.pos++
 		if p.flags&DotAll != 0 {
-			return &node{kind: nSet, set: newSet(newRanges(0, unicode.MaxRune))}
+			return &node{kind: nSet, set: p.set(newRanges(0, unicode.MaxRune))}
 		}
-		return &node{kind: nSet, set: newSet(newRanges('\n', '\n').negate())}
+		return &node{kind: nSet, set: p.set(newRanges('\n', '\n').negate())}
 	case '^':
 		p.pos++
 		if p.flags&Multiline != 0 {
@@ -403,7 +404,18 @@ func (p *parser) setNode(r ranges) *node {
 	if c, ok := r.single(); ok {
 		return &node{kind: nLit, s: string(c)}
 	}
-	return &node{kind: nSet, set: newSet(r)}
+	return &node{kind: nSet, set: p.set(r)}
+}
+
+// set is newSet, but equal sets of a pattern are one.
+func (p *parser) set(r ranges) *set {
+	key := r.key()
+	s := p.sets[key]
+	if s == nil {
+		s = newSet(r)
+		p.sets[key] = s
+	}
+	return s
 }
 
 func (p *parser) fold(r ranges) ranges {
@@ -436,7 +448,7 @@ func (p *parser) escape() *node {
 		return at(notBoundary)
 	case 'd', 'w', 's', 'D', 'W', 'S':
 		p.pos++
-		return &node{kind: nSet, set: newSet(p.category(c))}
+		return &node{kind: nSet, set: p.set(p.category(c))}
 	case '0':
 		p.pos++
 		v := rune(0)
@@ -619,7 +631,7 @@ func (p *parser) class() *node {
 	r = r.union(cats)
 	if neg {
 		r = r.negate()
-		return &node{kind: nSet, set: newSet(r)}
+		return &node{kind: nSet, set: p.set(r)}
 	}
 	return p.setNode(r)
 }

@@ -128,7 +128,7 @@ func bothModes(t *testing.T, m *Machine, re *Regexp, text string) ([]int, Result
 	}
 	if re.memo != nil {
 		slow := *re
-		slow.fast = re.memo
+		slow.fast = re.memo()
 		s := search{m: m, re: &slow, text: []byte(text), on: true, memo: true}
 		m.prepare(&slow, nil)
 		if !m.prepareMemo(re, len(text)) {
@@ -153,7 +153,7 @@ func bothModes(t *testing.T, m *Machine, re *Regexp, text string) ([]int, Result
 			caps2 = nil
 		}
 		if r != r2 || !slices.Equal(caps, caps2) {
-			t.Errorf("%q on %q: fast mode %v %v, memoised mode %v %v\n%v\n%v", re.expr, text, r, caps, r2, caps2, re.fast, re.memo)
+			t.Errorf("%q on %q: fast mode %v %v, memoised mode %v %v\n%v\n%v", re.expr, text, r, caps, r2, caps2, re.fast, re.memo())
 		}
 	}
 	return caps, r

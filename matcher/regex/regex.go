@@ -16,6 +16,7 @@ package regex
 import (
 	"bytes"
 	"slices"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -44,11 +45,13 @@ const (
 
 // Regexp is a compiled pattern. It is immutable and may be shared.
 type Regexp struct {
-	expr     string
-	groups   int
-	names    []string
-	fast     *program
-	memo     *program // nil: not guaranteed linear
+	expr   string
+	groups int
+	names  []string
+	fast   *program
+	// memo is the program of the memoised mode, made when a hostile line
+	// first needs it; nil: cost isn't guaranteed to be linear.
+	memo     func() *program
 	slots    int
 	conds    []int
 	anchor   anchoring
@@ -78,12 +81,14 @@ func Compile(expr string, f Flags) (*Regexp, error) {
 	}
 	re.slots = re.fast.slots
 	if !backrefs && p.memoisable(n) {
-		re.memo, _ = generate(n, true, refs)
-	}
-	if re.memo != nil {
-		re.slots = max(re.slots, re.memo.slots)
-		if len(re.conds)+len(re.memo.loops) > maxStateBits {
-			re.memo = nil
+		memo, ok := generate(n, true, refs)
+		if ok && len(re.conds)+len(memo.loops) <= maxStateBits {
+			re.slots = max(re.slots, memo.slots)
+			re.memo = sync.OnceValue(func() *program {
+				n, _, _ := parse(expr, f)
+				memo, _ := generate(n, true, refs)
+				return memo
+			})
 		}
 	}
 	re.anchor = anchored(n)
