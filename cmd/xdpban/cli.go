@@ -71,6 +71,7 @@ type grammar struct {
 	Stats   statsCmd   `cmd:"" group:"Looking" help:"Show packet rates by XDP action."`
 	Why     whyCmd     `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
 	History historyCmd `cmd:"" group:"Looking" help:"Show past bans and unbans."`
+	Run     runCmd     `cmd:"" group:"Running" help:"Protect this host: read the logs, ban, until told to stop."`
 	Reload  reloadCmd  `cmd:"" group:"Running" help:"Make the daemon read its configuration again."`
 	Attach  attachCmd  `cmd:"" group:"Running" help:"Put the XDP program on interfaces, without any daemon."`
 	Detach  detachCmd  `cmd:"" group:"Running" help:"Take the XDP program off interfaces."`

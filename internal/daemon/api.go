@@ -512,17 +512,16 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 	if err := d.startReading(); err != nil {
 		d.config = old
 		if again := d.startReading(); again != nil {
-			d.ended <- again
+			d.fail(again)
 		}
 		d.problem("reload", fmt.Errorf("the configuration was not reloaded, the old one goes on: %w", err))
 		return control.ReloadResult{}, err
 	}
-	d.judge.Reload(config.Config)
+	d.judge.Reload(config)
 	d.problem("reload", nil)
-	d.warn(config.Warnings)
 	d.problem("allowlist", d.refreshAllowed())
 	d.repair()
-	result := control.ReloadResult{Warnings: config.Warnings}
+	result := control.ReloadResult{}
 	for i := range config.Jails {
 		if config.Jails[i].Enabled {
 			result.Jails = append(result.Jails, config.Jails[i].Name)

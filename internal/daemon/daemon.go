@@ -76,26 +76,22 @@ type Host struct {
 	Watch func(ctx context.Context, changed func()) error
 }
 
-// Selection is what some jails read of the journal: a list of journalctl
-// matches. Name is its stream's.
-type Selection struct {
-	Name    string
-	Matches []string
-}
-
 // Plan is what the enabled jails read.
 type Plan struct {
 	Files   []string // paths and globs
-	Journal []Selection
+	Journal []source.Selection
 }
 
 // Options are what a Daemon is made of.
 type Options struct {
 	Version string
 	// Load reads the configuration; it is called at start and at reload.
-	Load func() (*Configuration, error)
+	Load func() (*jails.Config, error)
 	// Open makes the sources of a plan.
-	Open      func(Plan) ([]source.Source, error)
+	Open func(Plan) ([]source.Source, error)
+	// Present says whether something that a jail reads is there: those with
+	// Auto run only then.
+	Present   func(*jails.Jail) bool
 	Blocklist Blocklist
 	Host      Host
 	// LedgerPath is the ledger's file.
@@ -110,13 +106,6 @@ type Options struct {
 	Log      *slog.Logger
 	// Now is the clock; it is read here only and handed on as an argument.
 	Now func() time.Time
-}
-
-// Configuration is what Options.Load found.
-type Configuration struct {
-	*jails.Config
-	Files    []string // what was read
-	Warnings []string // what an operator should look at
 }
 
 // How often things happen that have no event of their own.
@@ -141,7 +130,7 @@ type Daemon struct {
 
 	// All below belongs to the loop.
 	ledger     *ledger.Ledger
-	config     *Configuration
+	config     *jails.Config
 	judge      *jails.Judge
 	reading    *reading
 	streams    map[string]*stream
@@ -187,8 +176,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	d.config = config
-	d.warn(config.Warnings)
-	d.judge = jails.NewJudge(config.Config)
+	d.judge = jails.NewJudge(config)
 	if err := d.openLedger(); err != nil {
 		return err
 	}
@@ -302,12 +290,6 @@ func (d *Daemon) problem(key string, err error) {
 	if d.problems[key] != err.Error() {
 		d.problems[key] = err.Error()
 		d.log.Error(err.Error())
-	}
-}
-
-func (d *Daemon) warn(warnings []string) {
-	for _, w := range warnings {
-		d.log.Warn(w)
 	}
 }
 
@@ -445,6 +427,7 @@ func (d *Daemon) armExpiry() {
 // sweep clears entries that have ended and that only the kernel knew.
 func (d *Daemon) sweep() {
 	d.adoptOrphans()
+	d.follow()
 	_, err := d.o.Blocklist.Sweep()
 	if err != nil {
 		err = fmt.Errorf("sweep ended bans: %w", err)

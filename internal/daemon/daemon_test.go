@@ -56,16 +56,17 @@ func newWorld(t *testing.T) *world {
 func (w *world) run() (d *Daemon, stop func()) {
 	w.t.Helper()
 	d = New(Options{
-		Load: func() (*Configuration, error) {
+		Load: func() (*jails.Config, error) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if w.broken != nil {
 				return nil, w.broken
 			}
 			c := *w.config
-			return &Configuration{Config: &c}, nil
+			return &c, nil
 		},
 		Open:      func(Plan) ([]source.Source, error) { return []source.Source{w.log}, nil },
+		Present:   func(*jails.Jail) bool { return true },
 		Blocklist: w.kernel, Host: w.host.host(), LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
 		Notify:      func(string) {},
@@ -446,7 +447,7 @@ func TestLedgerIsLocked(t *testing.T) {
 	}
 	defer l.Close()
 	d := New(Options{
-		Load:       func() (*Configuration, error) { return &Configuration{Config: w.config}, nil },
+		Load:       func() (*jails.Config, error) { return w.config, nil },
 		LedgerPath: w.ledger, Log: slog.New(slog.DiscardHandler), Now: time.Now,
 	})
 	if err := d.Run(context.Background(), func() {}); !errors.Is(err, ledger.ErrLocked) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -39,6 +40,8 @@ type stream struct {
 type reading struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
+	active []string
+	plan   Plan
 }
 
 // route says which jails read which streams. It doesn't change.
@@ -46,6 +49,7 @@ type route struct {
 	plan    Plan
 	files   []routed // by pattern
 	journal map[string][]*jails.Jail
+	active  []string // the jails that read something
 }
 
 type routed struct {
@@ -56,19 +60,20 @@ type routed struct {
 // makeRoute plans what the enabled jails read. A jail that names both reads
 // the journal where there is one, else its files: with rsyslog the same
 // message is in both, and must not count twice.
-func makeRoute(config *jails.Config, haveJournal bool) *route {
+func makeRoute(config *jails.Config, haveJournal bool, present func(*jails.Jail) bool) *route {
 	r := &route{journal: map[string][]*jails.Jail{}}
 	for i := range config.Jails {
 		j := &config.Jails[i]
-		if !j.Enabled || j.WatchesBans {
+		if !j.Enabled || j.WatchesBans || j.Auto && !present(j) {
 			continue
 		}
+		r.active = append(r.active, j.Name)
 		if len(j.Journal) > 0 && haveJournal {
 			matches := slices.Clone(j.Journal)
 			slices.Sort(matches)
 			name := "journal " + strings.Join(matches, " ")
 			if r.journal[name] == nil {
-				r.plan.Journal = append(r.plan.Journal, Selection{Name: name, Matches: matches})
+				r.plan.Journal = append(r.plan.Journal, source.Selection{Name: name, Matches: matches})
 			}
 			r.journal[name] = append(r.journal[name], j)
 			continue
@@ -112,27 +117,46 @@ func (r *route) open(name string) *stream {
 // startReading starts the sources of the enabled jails where the checkpoint
 // left them.
 func (d *Daemon) startReading() error {
-	r := makeRoute(d.config.Config, d.o.HaveJournal())
+	r := makeRoute(d.config, d.o.HaveJournal(), d.o.Present)
 	d.streams = map[string]*stream{}
 	sources, err := d.o.Open(r.plan)
 	if err != nil {
 		return fmt.Errorf("open the logs: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d.reading = &reading{cancel: cancel}
+	d.reading = &reading{cancel: cancel, active: r.active, plan: r.plan}
 	for _, src := range sources {
 		resume := d.checkpoint.positions()
 		d.reading.wait.Go(func() {
 			err := d.read(ctx, src, r, resume)
 			if err != nil && ctx.Err() == nil {
-				select {
-				case d.ended <- err:
-				default: // one is enough to end the loop
-				}
+				d.fail(err)
 			}
 		})
 	}
 	return nil
+}
+
+// follow starts reading anew if something was installed or removed that
+// jails with enabled = "auto" wait for, or a journal has come or gone.
+func (d *Daemon) follow() {
+	r := makeRoute(d.config, d.o.HaveJournal(), d.o.Present)
+	if slices.Equal(r.active, d.reading.active) && reflect.DeepEqual(r.plan, d.reading.plan) {
+		return
+	}
+	d.log.Info("what there is to read has changed", "jails", strings.Join(r.active, " "))
+	d.stopReading()
+	if err := d.startReading(); err != nil {
+		d.fail(err)
+	}
+}
+
+// fail ends the loop; one reason is enough.
+func (d *Daemon) fail(err error) {
+	select {
+	case d.ended <- err:
+	default:
+	}
 }
 
 // read runs one source. Blocks are matched here, beside the loop; streams are

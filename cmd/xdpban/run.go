@@ -1,0 +1,194 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	sdnotify "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
+	"xdpban/bpf"
+	"xdpban/internal/control"
+	"xdpban/internal/daemon"
+	"xdpban/internal/host"
+	"xdpban/internal/source"
+	jaild "xdpban/jail.d"
+	"xdpban/jails"
+)
+
+// runCmd is the daemon.
+type runCmd struct {
+	Interface []string `short:"i" help:"Interfaces to protect, instead of the configured ones or the default route's." placeholder:"IF"`
+}
+
+func (c *runCmd) Run(a *app) error {
+	log := newLog(a.stderr)
+	load := func() (*jails.Config, error) {
+		config, problems := jails.Load(jaild.FS, a.Config)
+		if len(problems) > 0 {
+			return nil, usageError{problems}
+		}
+		if len(c.Interface) > 0 {
+			config.Settings.Interfaces = c.Interface
+		}
+		return config, nil
+	}
+	config, err := load()
+	if err != nil {
+		return err
+	}
+	s := config.Settings
+	listener, err := control.Listen(control.Socket{Path: a.Socket, UID: -1, GID: -1})
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	blocklist, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: s.MaxBans})
+	if err != nil {
+		return err
+	}
+	defer blocklist.Close()
+	watchdog, err := sdnotify.SdWatchdogEnabled(false)
+	if err != nil {
+		return fmt.Errorf("read the watchdog's interval: %w", err)
+	}
+
+	d := daemon.New(daemon.Options{
+		Version:   version,
+		Load:      load,
+		Open:      func(p daemon.Plan) ([]source.Source, error) { return openSources(p, log) },
+		Present:   present,
+		Blocklist: kernel{blocklist, bpf.Mode(s.Mode)},
+		Host: daemon.Host{
+			Own: host.Addrs, SessionPeers: host.SessionPeers,
+			DefaultInterfaces: host.DefaultInterfaces, Watch: host.Watch,
+		},
+		LedgerPath:  filepath.Join(s.StateDir, "ledger.db"),
+		HaveJournal: haveJournal,
+		Notify: func(state string) {
+			if _, err := sdnotify.SdNotify(false, state); err != nil {
+				log.Warn("could not tell the service manager", "state", state, "error", err)
+			}
+		},
+		Watchdog: watchdog,
+		Log:      log,
+		Now:      time.Now,
+	})
+	ctx, stop := context.WithCancelCause(a.ctx)
+	defer stop(nil)
+	served := make(chan struct{})
+	ready := func() {
+		go func() {
+			defer close(served)
+			if err := control.Serve(ctx, listener, d, log); err != nil {
+				stop(err)
+			}
+		}()
+		go reloadOnHangup(ctx, d, log)
+	}
+	started := false
+	err = d.Run(ctx, func() { started = true; ready() })
+	if cause := context.Cause(ctx); err == nil && a.ctx.Err() == nil && cause != nil {
+		err = cause
+	}
+	stop(nil)
+	if started {
+		<-served
+	}
+	return err
+}
+
+// reloadOnHangup reads the configuration again at SIGHUP. What is wrong with
+// it is in the log and in status; the old one goes on.
+func reloadOnHangup(ctx context.Context, d *daemon.Daemon, log *slog.Logger) {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-hangup:
+			// The protocol of Type=notify-reload, see sd_notify(3).
+			var now unix.Timespec
+			if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err == nil {
+				_, _ = sdnotify.SdNotify(false, fmt.Sprintf("%s\nMONOTONIC_USEC=%d", sdnotify.SdNotifyReloading, now.Nano()/1000))
+			}
+			_, _ = d.Reload(ctx) // the daemon has said what is wrong
+			_, _ = sdnotify.SdNotify(false, sdnotify.SdNotifyReady)
+		}
+	}
+}
+
+func openSources(p daemon.Plan, log *slog.Logger) ([]source.Source, error) {
+	var sources []source.Source
+	if len(p.Files) > 0 {
+		files, err := source.NewFiles(source.FilesOptions{Patterns: p.Files, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, files)
+	}
+	if len(p.Journal) > 0 {
+		journal, err := source.NewJournal(source.JournalOptions{Selections: p.Journal, Log: log})
+		if err != nil {
+			return nil, err
+		}
+		sources = append(sources, journal)
+	}
+	return sources, nil
+}
+
+// haveJournal says that journald runs and can be read.
+func haveJournal() bool {
+	_, err := os.Stat("/run/systemd/journal/socket")
+	if err != nil {
+		return false
+	}
+	_, err = exec.LookPath("journalctl")
+	return err == nil
+}
+
+// present says that something a jail reads is on this machine: a log file,
+// or the unit of a journal match.
+func present(j *jails.Jail) bool {
+	for _, pattern := range j.Files {
+		if found, err := filepath.Glob(pattern); err == nil && len(found) > 0 {
+			return true
+		}
+	}
+	for _, match := range j.Journal {
+		unit, ok := strings.CutPrefix(match, "_SYSTEMD_UNIT=")
+		if ok && unitKnown(unit) {
+			return true
+		}
+	}
+	return false
+}
+
+// unitKnown looks where systemd.unit(5) says that units are; an instance is
+// known by its template.
+func unitKnown(unit string) bool {
+	names := []string{unit}
+	if at := strings.IndexByte(unit, '@'); at >= 0 {
+		names = append(names, unit[:at+1]+filepath.Ext(unit))
+	}
+	for _, dir := range []string{"/etc/systemd/system", "/run/systemd/system", "/run/systemd/generator", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"} {
+		for _, name := range names {
+			if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+				return true
+			}
+		}
+	}
+	return false
+}
