@@ -97,6 +97,14 @@ func Load(shipped fs.FS, dir string) (*Config, Problems) {
 	return c, nil
 }
 
+// LoadSettings reads only xdpban.toml of the operator's folder, for commands
+// that have to find the daemon and the maps.
+func LoadSettings(dir string) (Settings, Problems) {
+	l := &loader{}
+	l.settings = l.parse(os.DirFS(dir), SettingsFile, filepath.Join(dir, SettingsFile), true)
+	return l.readSettings(), l.problems
+}
+
 type loader struct {
 	settings *file
 	files    []*file  // of jails; shipped ones first

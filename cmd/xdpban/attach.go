@@ -26,7 +26,7 @@ func (c *attachCmd) Run(a *app) error {
 			return usagef("there is no default route: name the interface")
 		}
 	}
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir})
+	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans})
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func (c *detachCmd) Run(a *app) error {
 			}
 		}
 	}
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MustExist: true})
+	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans, MustExist: true})
 	if err != nil {
 		return err
 	}

@@ -41,7 +41,7 @@ func (a *app) open(create bool) (blocklist, error) {
 	if !errors.Is(err, control.ErrDown) {
 		return nil, err
 	}
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MustExist: !create})
+	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans, MustExist: !create})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("xdpban isn't running, and there are no pinned maps in %s: nothing is banned", a.BPFDir)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"xdpban/bpf"
 	"xdpban/internal/control"
+	"xdpban/jails"
 )
 
 // Exit codes.
@@ -85,6 +86,7 @@ type grammar struct {
 // flags.
 type app struct {
 	commonFlags
+	settings       jails.Settings
 	ctx            context.Context
 	stdin          io.Reader
 	stdout, stderr io.Writer
@@ -115,7 +117,19 @@ func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		return exitUsage
 	}
 	g.settle()
-	a := &app{commonFlags: g.commonFlags, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, model: parser.Model}
+	// A broken file keeps the daemon from starting, but nobody from unbanning
+	// himself: what can't be read is as without it.
+	settings, problems := jails.LoadSettings(g.Config)
+	if g.Socket == "" {
+		g.Socket = settings.Socket
+	}
+	if g.BPFDir == "" {
+		g.BPFDir = settings.BPFDir
+	}
+	a := &app{commonFlags: g.commonFlags, settings: settings, ctx: ctx, stdin: stdin, stdout: stdout, stderr: stderr, model: parser.Model}
+	if len(problems) > 0 && kctx.Command() != "run" && kctx.Command() != "check" {
+		a.warn("%v", problems)
+	}
 	return a.exitCode(kctx.Run(a))
 }
 
