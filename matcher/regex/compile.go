@@ -1,7 +1,6 @@
 package regex
 
 import (
-	"fmt"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -584,6 +583,7 @@ func (c *compiler) look(n *node) {
 		return
 	}
 	in.frees = !catches(body)
+	c.p.looks = c.p.looks || in.frees
 	in.tab, in.eot = c.table(c.before(body, follow{first: anything()}).first)
 	c.nest++
 	l := c.add(in)
@@ -613,15 +613,4 @@ func nullable(n *node) bool {
 // catches says whether there is a group in n.
 func catches(n *node) bool {
 	return n.kind == nGroup || slices.ContainsFunc(n.subs, catches)
-}
-
-func (p *program) String() string {
-	names := [...]string{"byte", "str", "fold", "set", "loop", "run", "lazy", "split", "alt", "jump", "open", "close", "mark", "check",
-		"look", "lookstr", "lookset", "atomic", "end", "backref", "cond", "begintext", "beginline", "endtext", "endtextornl", "endline",
-		"word", "notword", "match", "splitmemo", "altmemo", "runmemo"}
-	var b strings.Builder
-	for i, in := range p.insts {
-		fmt.Fprintf(&b, "%d\t%s x=%d y=%d min=%d max=%d b=%q s=%q\n", i, names[in.op], in.x, in.y, in.min, in.max, in.b, in.s)
-	}
-	return b.String()
 }

@@ -50,7 +50,7 @@ const (
 	fCapture                  // group pc was pos, lo
 	fOpen                     // group pc was open at pos
 	fSlot                     // slot pc was pos
-	fMemo                     // the state lo<<32|pos is being tried
+	fMemo                     // the state pos is being tried
 )
 
 type frame struct {
@@ -239,16 +239,22 @@ func (m *Machine) prepareMemo(re *Regexp, n int) bool {
 		return false
 	}
 	words := (states*(n+1) + 63) / 64
-	if cap(m.visited) < words {
-		m.visited = make([]uint64, words)
-		m.proven = make([]uint64, words)
-		return true
+	m.visited = zeroed(m.visited, words)
+	if memo.looks {
+		m.proven = zeroed(m.proven, words)
+	} else {
+		m.proven = m.proven[:0]
 	}
-	m.visited = m.visited[:words]
-	m.proven = m.proven[:words]
-	clear(m.visited)
-	clear(m.proven)
 	return true
+}
+
+func zeroed(s []uint64, n int) []uint64 {
+	if cap(s) < n {
+		return make([]uint64, n)
+	}
+	s = s[:n]
+	clear(s)
+	return s
 }
 
 // state is the number, in the memo, of an instruction at a position, with
@@ -333,7 +339,7 @@ func (m *Machine) visit(s int) verdict {
 		*w |= bit
 		return fresh
 	}
-	if m.proven[s/64]&bit != 0 {
+	if len(m.proven) > 0 && m.proven[s/64]&bit != 0 {
 		return promising
 	}
 	return hopeless
@@ -400,6 +406,14 @@ func (m *Machine) run(p *program, text []byte, pc, pos int, own owner) (int, out
 			left -= (end - pos) >> 4
 			pos = end
 			pc++
+			if in = &prog[pc]; in.op == opByte {
+				// As in \d{1,3}\. and [^"]*".
+				if pos == len(text) || text[pos] != in.b {
+					break
+				}
+				pos++
+				pc++
+			}
 			continue
 		case opLoop:
 			lo, end := in.scan(text, pos)

@@ -350,3 +350,14 @@ func TestPython(t *testing.T) {
 	}
 	t.Logf("%d of %d patterns compile", n, len(qs))
 }
+
+func (p *program) String() string {
+	names := [...]string{"byte", "str", "fold", "set", "loop", "run", "lazy", "split", "alt", "jump", "open", "close", "mark", "check",
+		"look", "lookstr", "lookset", "atomic", "end", "backref", "cond", "begintext", "beginline", "endtext", "endtextornl", "endline",
+		"word", "notword", "match", "splitmemo", "altmemo", "runmemo"}
+	var b strings.Builder
+	for i, in := range p.insts {
+		fmt.Fprintf(&b, "%d\t%s x=%d y=%d min=%d max=%d b=%q s=%q\n", i, names[in.op], in.x, in.y, in.min, in.max, in.b, in.s)
+	}
+	return b.String()
+}
