@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"unsafe"
@@ -16,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"xdpban/bpf"
 	"xdpban/internal/control"
 	"xdpban/internal/host"
 )
@@ -58,7 +60,7 @@ func (c *doctorCmd) Run(a *app) error {
 		}
 	}
 	for _, name := range c.Interface {
-		findings = append(findings, checkInterface(name)...)
+		findings = append(findings, checkInterface(a, name)...)
 	}
 	failed := false
 	for _, f := range findings {
@@ -168,7 +170,7 @@ func checkDaemon(a *app) finding {
 	return finding{"daemon", levelOK, fmt.Sprintf("pid %d, %s", s.PID, plural(s.Bans, "ban")), ""}
 }
 
-func checkInterface(name string) []finding {
+func checkInterface(a *app, name string) []finding {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
 		return []finding{{name, levelFail, err.Error(), "see `ip link` for what there is"}}
@@ -196,15 +198,30 @@ func checkInterface(name string) []finding {
 		f = append(f, finding{name + " LRO", levelWarn, "on: most drivers refuse native XDP", "ethtool -K " + name + " lro off"})
 	}
 	if at.Xdp != nil && at.Xdp.Attached {
-		if prog, err := programName(at.Xdp.ProgId); err != nil || prog != "xdpban" {
+		if attachedByUs(a, name) {
+			f = append(f, finding{name + " XDP", levelOK, fmt.Sprintf("xdpban is attached, program %d", at.Xdp.ProgId), ""})
+		} else {
+			prog := "unknown"
+			if n, err := programName(at.Xdp.ProgId); err == nil {
+				prog = n
+			}
 			f = append(f, finding{name + " XDP", levelFail,
 				fmt.Sprintf("held by another program: %q, id %d", prog, at.Xdp.ProgId),
-				"bpftool prog show id " + strconv.Itoa(int(at.Xdp.ProgId)) + " tells more; ip link set " + name + " xdp off removes one attached by netlink"})
-		} else {
-			f = append(f, finding{name + " XDP", levelOK, fmt.Sprintf("xdpban is attached, program %d", at.Xdp.ProgId), ""})
+				fmt.Sprintf("bpftool prog show id %d tells more; ip link set %s xdp off removes one attached by netlink", at.Xdp.ProgId, name)})
 		}
 	}
 	return f
+}
+
+// attachedByUs says whether a pinned link of ours is on an interface.
+func attachedByUs(a *app, iface string) bool {
+	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MustExist: true})
+	if err != nil {
+		return false
+	}
+	defer b.Close()
+	list, err := b.Attachments()
+	return err == nil && slices.ContainsFunc(list, func(at bpf.Attachment) bool { return at.Interface == iface && !at.Severed })
 }
 
 // ethtool does one of the old ethtool calls, which every driver knows.

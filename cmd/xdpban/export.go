@@ -180,6 +180,7 @@ func readTalk(raw map[string]json.RawMessage, now time.Time) (export, error) {
 		}
 		e.Bans = append(e.Bans, control.Ban{Prefix: p, Since: now})
 	}
+	sortBans(e.Bans, "prefix")
 	return e, nil
 }
 

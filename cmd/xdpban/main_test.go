@@ -73,6 +73,11 @@ func TestKernelScripts(t *testing.T) {
 					t.Error(err)
 				}
 			})
+			object, err := filepath.Abs("../../bpf/xdpban_bpfel.o")
+			if err != nil {
+				return err
+			}
+			env.Setenv("OBJECT", object)
 			env.Setenv("NS", id)
 			env.Setenv("XDPBAN_SOCKET", filepath.Join(env.WorkDir, "sock"))
 			env.Setenv("XDPBAN_BPF_DIR", bpfDir)
