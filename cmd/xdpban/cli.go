@@ -73,6 +73,9 @@ type grammar struct {
 	Why     whyCmd     `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
 	History historyCmd `cmd:"" group:"Looking" help:"Show past bans and unbans."`
 	Run     runCmd     `cmd:"" group:"Running" help:"Protect this host: read the logs, ban, until told to stop."`
+	Check   checkCmd   `cmd:"" group:"Configuration" help:"Check the configuration: all that is wrong, in one go."`
+	Test    testCmd    `cmd:"" group:"Configuration" help:"Try jails or a pattern on a log."`
+	Replay  replayCmd  `cmd:"" group:"Configuration" help:"Say who would have been banned by old logs; touches nothing."`
 	Reload  reloadCmd  `cmd:"" group:"Running" help:"Make the daemon read its configuration again."`
 	Attach  attachCmd  `cmd:"" group:"Running" help:"Put the XDP program on interfaces, without any daemon."`
 	Detach  detachCmd  `cmd:"" group:"Running" help:"Take the XDP program off interfaces."`

@@ -182,3 +182,31 @@ func isTerminal(f any) bool {
 	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
 	return err == nil
 }
+
+// progress shows on a terminal's standard error, twice a second, how far
+// something is, until stop is called, which wipes it away.
+func (a *app) progress(say func(elapsed time.Duration) string) (stop func()) {
+	if !isTerminal(a.stderr) {
+		return func() {}
+	}
+	quit, gone := make(chan struct{}), make(chan struct{})
+	start := time.Now()
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(500 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				fmt.Fprintf(a.stderr, "\r%s\x1b[K", say(time.Since(start)))
+			case <-quit:
+				fmt.Fprint(a.stderr, "\r\x1b[K")
+				return
+			}
+		}
+	}()
+	return func() {
+		close(quit)
+		<-gone
+	}
+}
