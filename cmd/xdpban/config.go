@@ -3,18 +3,15 @@ package main
 import (
 	"fmt"
 	"io"
-	"io/fs"
 	"strings"
 
+	jaild "xdpban/jail.d"
 	"xdpban/jails"
 )
 
-// shipped are the jails in the binary.
-var shipped fs.FS
-
 // load reads the whole configuration.
 func (a *app) load() (*jails.Config, error) {
-	c, problems := jails.Load(shipped, a.Config)
+	c, problems := jails.Load(jaild.FS, a.Config)
 	if len(problems) > 0 {
 		return nil, usageError{problems}
 	}
@@ -81,7 +78,7 @@ func asProblems(ps jails.Problems) []problem {
 
 // Run tells all that is wrong in one go.
 func (c *checkCmd) Run(a *app) error {
-	conf, problems := jails.Load(shipped, a.Config)
+	conf, problems := jails.Load(jaild.FS, a.Config)
 	res := struct {
 		Files    []string  `json:"files"`
 		Jails    []string  `json:"jails"` // enabled
