@@ -1,20 +1,16 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"syscall"
 
-	"github.com/BurntSushi/toml"
 	"github.com/alecthomas/kong"
 
-	"xdpban/bpf"
 	"xdpban/internal/control"
 	"xdpban/jails"
 )
@@ -43,19 +39,6 @@ type commonFlags struct {
 	Socket string `help:"The daemon's socket; without it, as in xdpban.toml." env:"XDPBAN_SOCKET" placeholder:"PATH"`
 	BPFDir string `name:"bpf-dir" help:"bpffs folder of the pinned maps; without it, as in xdpban.toml." env:"XDPBAN_BPF_DIR" placeholder:"DIR"`
 	JSON   bool   `name:"json" help:"Print JSON."`
-}
-
-// settle finds the socket and the maps where xdpban.toml says. A command
-// that only talks to them doesn't need the rest of it to be right, and what
-// can't be read is as if it weren't there: check tells what is wrong.
-func (f *commonFlags) settle() {
-	var set struct {
-		Socket string
-		BPFDir string `toml:"bpf_dir"`
-	}
-	_, _ = toml.DecodeFile(filepath.Join(f.Config, "xdpban.toml"), &set)
-	f.Socket = cmp.Or(f.Socket, set.Socket, "/run/xdpban/xdpban.sock")
-	f.BPFDir = cmp.Or(f.BPFDir, set.BPFDir, bpf.DefaultDir)
 }
 
 // grammar is the whole command line. Each command has a file of its own.
@@ -119,7 +102,6 @@ func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "xdpban: %s; see xdpban --help\n", printable(err.Error()))
 		return exitUsage
 	}
-	g.settle()
 	// A broken file keeps the daemon from starting, but nobody from unbanning
 	// himself: what can't be read is as without it.
 	settings, problems := jails.LoadSettings(g.Config)
