@@ -68,6 +68,7 @@ type program struct {
 	slots int
 	loops []int32 // slots of loops whose rounds may be empty and catch something
 	memos int     // instructions with a column in the memo table
+	looks bool    // has lookarounds whose success may be remembered
 }
 
 // maxProgram bounds what repeats of groups may expand to.
