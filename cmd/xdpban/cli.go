@@ -64,6 +64,7 @@ type grammar struct {
 	Detach  detachCmd  `cmd:"" group:"Running" help:"Take the XDP program off interfaces."`
 	Doctor  doctorCmd  `cmd:"" group:"Running" help:"Check what this machine offers, and say how to fix what is missing."`
 
+	Convert    convertCmd    `cmd:"" group:"Other" help:"Write another system's jails as xdpban's."`
 	Version    versionCmd    `cmd:"" group:"Other" help:"Print the version."`
 	Completion completionCmd `cmd:"" group:"Other" help:"Print a completion script for a shell."`
 }

@@ -120,10 +120,10 @@ func portList(ports, protocols string) (list []string, everything bool, bad []st
 				if _, err := strconv.Atoi(from); err != nil {
 					from, to, ranged = p, "", false
 				}
-				low, err := net.LookupPort(proto, from)
+				low, err := portNumber(proto, from)
 				high := low
 				if err == nil && ranged {
-					high, err = net.LookupPort(proto, to)
+					high, err = portNumber(proto, to)
 				}
 				switch {
 				case err != nil || high < low || high == 0 || proto != "tcp" && proto != "udp":
@@ -141,4 +141,14 @@ func portList(ports, protocols string) (list []string, everything bool, bad []st
 		}
 	}
 	return list, false, bad
+}
+
+// portNumber looks a port's name up, which may be listed for the other
+// protocol alone.
+func portNumber(proto, name string) (int, error) {
+	n, err := net.LookupPort(proto, name)
+	if err != nil {
+		n, err = net.LookupPort("tcp", name)
+	}
+	return n, err
 }

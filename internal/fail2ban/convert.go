@@ -2,7 +2,6 @@ package fail2ban
 
 import (
 	"fmt"
-	"math"
 	"net/netip"
 	"regexp"
 	"strconv"
@@ -47,8 +46,7 @@ type Failed struct {
 
 func (f Failed) Error() string { return "jail " + f.Name + ": " + f.Err.Error() }
 
-// ConvertAll converts every enabled jail; all: the others as well, as they
-// would be if they were enabled. A jail that can't be converted doesn't keep
+// ConvertAll converts every enabled jail; all: the others as well. A jail that can't be converted doesn't keep
 // the others from it; the error is one that leaves no jail at all.
 func (t *Tree) ConvertAll(all bool) (*Conversion, error) {
 	names, err := t.JailNames()
@@ -58,7 +56,7 @@ func (t *Tree) ConvertAll(all bool) (*Conversion, error) {
 	c := &Conversion{}
 	for _, n := range names {
 		j, err := t.Jail(n, all)
-		if err == nil && !j.Enabled {
+		if err == nil && !j.Enabled && !all {
 			c.Disabled = append(c.Disabled, n)
 			continue
 		}
@@ -88,6 +86,7 @@ func (t *Tree) Convert(j *Jail) (*Converted, error) {
 type writer struct {
 	jail  *Jail
 	out   strings.Builder
+	rows  [][2]string // keys of the block at hand
 	notes []Note
 	err   error
 }
@@ -106,18 +105,19 @@ func (w *writer) write(t *Tree) error {
 	w.comment("From fail2ban's jail [%s] with the filter %s", j.Name, filterLine(j.Filter))
 	w.comment("(%s).", j.Filter.Origins["failregex"].File)
 	fmt.Fprintf(&w.out, "[jail.%s]\n", tomlKey(j.Name))
-	if blocked.any {
+	switch {
+	case !j.Enabled:
+		w.key("enabled", "false")
+	case blocked.any:
 		w.key("enabled", "true")
-	} else {
-		w.key("enabled", "false # none of its actions blocks: in fail2ban it bans nobody")
+	default:
+		w.key("enabled", "false", "none of its actions blocks: in fail2ban it bans nobody")
 		w.note("action", "no action of this jail blocks, so it is written with enabled = false")
 	}
-	w.out.WriteString("# Nothing is taken from the jail of this name that xdpban ships.\n")
-	w.key("extends", "false")
+	w.key("extends", "false", "takes nothing from a jail of this name that xdpban ships")
 	w.line()
 	if w.watchesBans() {
-		w.out.WriteString("# fail2ban finds repeat offenders in its own log; xdpban knows its bans.\n")
-		w.key("watches", `"bans"`)
+		w.key("watches", `"bans"`, "fail2ban reads its own log for these")
 	} else {
 		w.source()
 	}
@@ -131,6 +131,7 @@ func (w *writer) write(t *Tree) error {
 		w.line()
 		w.patterns()
 	}
+	w.flush()
 	return w.err
 }
 
@@ -302,7 +303,7 @@ func (w *writer) increment() {
 		d, err := parseTime(text)
 		if err != nil {
 			w.fail(x.option, err.Error())
-		} else if d >= time.Second {
+		} else if d > 0 {
 			inc = append(inc, x.key+" = "+tomlString(duration(d)))
 		}
 	}
@@ -342,17 +343,25 @@ func (w *writer) time(key, option, fallback string, forever bool) {
 	}
 }
 
-// duration writes a duration in its largest whole unit.
+// duration writes a duration as weeks if it is whole ones, else as days,
+// hours, minutes and seconds.
 func duration(d time.Duration) string {
+	const day, week = 24 * time.Hour, 7 * 24 * time.Hour
+	if d%week == 0 {
+		return strconv.FormatInt(int64(d/week), 10) + "w"
+	}
+	d = max(d.Round(time.Second), time.Second)
+	var b strings.Builder
 	for _, u := range []struct {
 		name string
 		unit time.Duration
-	}{{"w", 7 * 24 * time.Hour}, {"d", 24 * time.Hour}, {"h", time.Hour}, {"m", time.Minute}} {
-		if d%u.unit == 0 {
-			return strconv.FormatInt(int64(d/u.unit), 10) + u.name
+	}{{"d", day}, {"h", time.Hour}, {"m", time.Minute}, {"s", time.Second}} {
+		if n := d / u.unit; n > 0 {
+			b.WriteString(strconv.FormatInt(int64(n), 10) + u.name)
+			d -= n * u.unit
 		}
 	}
-	return strconv.FormatInt(int64(math.Round(d.Seconds())), 10) + "s"
+	return b.String()
 }
 
 // ignored writes who is never banned.
@@ -459,7 +468,7 @@ func (w *writer) patterns() {
 // compiles sees to it that what is written is what xdpban takes.
 func (w *writer) compiles(option string, f matcher.Filter) {
 	if _, err := matcher.Compile(f); err != nil && w.err == nil {
-		w.fail(option, err.Error())
+		w.fail(option, strings.TrimPrefix(err.Error(), option+" 1 "))
 	}
 }
 
@@ -520,7 +529,23 @@ func (w *writer) fail(option, reason string) {
 	}
 }
 
-func (w *writer) line() { w.out.WriteByte('\n') }
+// line ends a block of keys and leaves a blank line.
+func (w *writer) line() {
+	w.flush()
+	w.out.WriteByte('\n')
+}
+
+// flush writes the keys of a block, their values lined up.
+func (w *writer) flush() {
+	width := 0
+	for _, r := range w.rows {
+		width = max(width, len(r[0]))
+	}
+	for _, r := range w.rows {
+		fmt.Fprintf(&w.out, "%-*s = %s\n", width, r[0], r[1])
+	}
+	w.rows = nil
+}
 
 func (w *writer) comment(format string, args ...any) {
 	text := strings.Map(func(r rune) rune {
@@ -532,8 +557,11 @@ func (w *writer) comment(format string, args ...any) {
 	w.out.WriteString("# " + text + "\n")
 }
 
-func (w *writer) key(name, value string) {
-	fmt.Fprintf(&w.out, "%-8s = %s\n", name, value)
+func (w *writer) key(name, value string, comment ...string) {
+	for _, c := range comment {
+		value += " # " + c
+	}
+	w.rows = append(w.rows, [2]string{name, value})
 }
 
 // list writes texts one a line; nothing for none.
@@ -541,6 +569,7 @@ func (w *writer) list(name string, texts []string) {
 	if len(texts) == 0 {
 		return
 	}
+	w.flush()
 	w.out.WriteString(name + " = [\n")
 	for _, s := range texts {
 		w.out.WriteString("  " + tomlString(s) + ",\n")

@@ -102,7 +102,7 @@ func (t *Tree) jailConfig() (*config, error) {
 }
 
 // Jail reads one jail and its filter. Of a jail that isn't enabled only the
-// name is given, unless force takes it for enabled.
+// name is given, unless force asks for all of it.
 func (t *Tree) Jail(name string, force bool) (*Jail, error) {
 	shared, err := t.jailConfig()
 	if err != nil {
@@ -124,8 +124,8 @@ func (t *Tree) Jail(name string, force bool) (*Jail, error) {
 	if err != nil {
 		return nil, err
 	}
-	j.Enabled = force || truth(first.vals["enabled"].text)
-	if !j.Enabled {
+	j.Enabled = truth(first.vals["enabled"].text)
+	if !j.Enabled && !force {
 		return j, nil
 	}
 	var reader *filterReader

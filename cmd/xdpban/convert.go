@@ -1,0 +1,137 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"xdpban/internal/fail2ban"
+	"xdpban/jails"
+)
+
+type convertCmd struct {
+	From  string `arg:"" enum:"fail2ban" help:"Whose configuration: fail2ban."`
+	Dir   string `arg:"" optional:"" default:"/etc/fail2ban" help:"Its folder."`
+	Out   string `short:"o" help:"Write jail.d/NAME.toml in this folder; without it, print all files." placeholder:"DIR"`
+	All   bool   `help:"Write the jails that are not enabled too, as enabled = false."`
+	Force bool   `help:"Overwrite files that are there."`
+}
+
+// convertedJail and conversion are the answer as JSON.
+type convertedJail struct {
+	Name  string   `json:"name"`
+	File  string   `json:"file,omitempty"`
+	TOML  string   `json:"toml,omitempty"`
+	Notes []string `json:"notes"`
+}
+
+type failedJail struct {
+	Name  string `json:"name"`
+	Error string `json:"error"`
+}
+
+type conversion struct {
+	Jails    []convertedJail `json:"jails"`
+	Failed   []failedJail    `json:"failed"`
+	Disabled []string        `json:"disabled"`
+}
+
+// Run converts what it can. It fails if a jail that is enabled can't be.
+func (c *convertCmd) Run(a *app) error {
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return usageError{fmt.Errorf("fail2ban's folder: %w", err)}
+	}
+	all, err := fail2ban.Open(os.DirFS("/"), filepath.ToSlash(dir)).ConvertAll(c.All)
+	if err != nil {
+		return usageError{err}
+	}
+	res := conversion{Jails: []convertedJail{}, Failed: []failedJail{}, Disabled: []string{}}
+	res.Disabled = append(res.Disabled, all.Disabled...)
+	for _, f := range all.Failed {
+		res.Failed = append(res.Failed, failedJail{f.Name, f.Err.Error()})
+	}
+	for _, j := range all.Jails {
+		x := convertedJail{Name: j.Name, Notes: []string{}}
+		for _, n := range j.Notes {
+			x.Notes = append(x.Notes, n.String())
+		}
+		if c.Out == "" {
+			x.TOML = string(j.TOML)
+		} else {
+			x.File = filepath.Join(c.Out, jails.JailFolder, j.Name+".toml")
+		}
+		res.Jails = append(res.Jails, x)
+	}
+	if c.Out != "" {
+		if err := c.write(all.Jails); err != nil {
+			return err
+		}
+	}
+	if err := a.print(res, func(w io.Writer) { c.report(a, w, res) }); err != nil {
+		return err
+	}
+	if len(res.Failed) > 0 {
+		return errReported
+	}
+	return nil
+}
+
+// write writes all files, or none if one is there that may not be
+// overwritten.
+func (c *convertCmd) write(list []*fail2ban.Converted) error {
+	folder := filepath.Join(c.Out, jails.JailFolder)
+	if !c.Force {
+		for _, j := range list {
+			p := filepath.Join(folder, j.Name+".toml")
+			if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+				return usagef("%s is there already; nothing was written (--force overwrites)", p)
+			}
+		}
+	}
+	if err := os.MkdirAll(folder, 0o755); err != nil {
+		return err
+	}
+	for _, j := range list {
+		p := filepath.Join(folder, j.Name+".toml")
+		// Under another name first: a file that is there may be a link to
+		// somewhere else, or be read right now.
+		if err := os.WriteFile(p+".new", j.TOML, 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(p+".new", p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// report tells what came of it: files on standard output, and what was left
+// out beside them.
+func (c *convertCmd) report(a *app, w io.Writer, res conversion) {
+	for i, j := range res.Jails {
+		if c.Out == "" {
+			if i > 0 {
+				fmt.Fprintln(w)
+			}
+			fmt.Fprint(w, printableLines(j.TOML))
+		} else {
+			fmt.Fprintf(w, "%s\n", printable(j.File))
+		}
+		for _, n := range j.Notes {
+			a.warn("jail %s: %s", j.Name, n)
+		}
+	}
+	for _, f := range res.Failed {
+		a.warn("not converted: jail %s: %s", f.Name, f.Error)
+	}
+	if n := len(res.Disabled); n > 0 {
+		a.warn("%s not enabled in fail2ban and left out (--all writes them too)", plural(n, "jail"))
+	}
+}
