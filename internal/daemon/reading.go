@@ -70,7 +70,11 @@ func makeRoute(config *jails.Config, haveJournal bool, present func(*jails.Jail)
 		r.active = append(r.active, j.Name)
 		if len(j.Journal) > 0 && haveJournal {
 			matches := slices.Clone(j.Journal)
-			slices.Sort(matches)
+			// Jails that list the same matches share a stream; but between
+			// groups joined by "+" the order has a meaning.
+			if !slices.Contains(matches, "+") {
+				slices.Sort(matches)
+			}
 			name := "journal " + strings.Join(matches, " ")
 			if r.journal[name] == nil {
 				r.plan.Journal = append(r.plan.Journal, source.Selection{Name: name, Matches: matches})
@@ -110,7 +114,8 @@ func (r *route) open(name string) *stream {
 		s.jails = append(s.jails, j.Name)
 		filters = append(filters, j.Filter)
 	}
-	s.set = matcher.NewSet(matcher.SetOptions{}, filters...)
+	_, journal := r.journal[name]
+	s.set = matcher.NewSet(matcher.SetOptions{Journal: journal}, filters...)
 	return s
 }
 
