@@ -51,6 +51,11 @@ build: ## build ./xdpban, one static binary
 deps: ## install the Debian packages that building and testing need
 	$(call need,$(DEPS_TEST))
 
+.PHONY: corpus
+corpus: ## run fail2ban's annotated logs through its filters, converted; of another copy with FILTERS=DIR LOGS=DIR
+	$(if $(FILTERS),,$(call need,fail2ban))
+	XDPBAN_CORPUS_FILTERS='$(FILTERS)' XDPBAN_CORPUS_LOGS='$(LOGS)' CI=true $(GO) test -count=1 -v -run '^TestCorpus$$' ./internal/fail2ban
+
 .PHONY: demo
 demo: ## show the main job for real on two throwaway hosts (as root)
 	$(call need,$(DEPS_DEMO))
