@@ -30,7 +30,7 @@ func (b *Blocklist) SetAllow(list ...Allow) error {
 		}
 		prefixes[i] = p
 	}
-	unlock, err := b.lock()
+	set, unlock, err := b.lock()
 	if err != nil {
 		return err
 	}
@@ -40,7 +40,7 @@ func (b *Blocklist) SetAllow(list ...Allow) error {
 		for j := range len(list[i].Origin) {
 			value.Origin[j] = int8(list[i].Origin[j])
 		}
-		m, key, feature := b.allowKey(p)
+		m, key, feature := set.allowKey(p)
 		if err := m.Put(key, value); err != nil {
 			return fmt.Errorf("allow %s: %w", p, full(err))
 		}
@@ -51,11 +51,11 @@ func (b *Blocklist) SetAllow(list ...Allow) error {
 	return nil
 }
 
-func (b *Blocklist) allowKey(p netip.Prefix) (*ebpf.Map, any, kernFeature) {
+func (s *mapSet) allowKey(p netip.Prefix) (*ebpf.Map, any, kernFeature) {
 	if p.Addr().Is4() {
-		return b.maps.Allow4, key4(p), kernFeatureFEATURE_ALLOW4
+		return s.Allow4, key4(p), kernFeatureFEATURE_ALLOW4
 	}
-	return b.maps.Allow6, key6(p), kernFeatureFEATURE_ALLOW6
+	return s.Allow6, key6(p), kernFeatureFEATURE_ALLOW6
 }
 
 // RemoveAllow takes a prefix off the allowlist.
@@ -64,12 +64,12 @@ func (b *Blocklist) RemoveAllow(p netip.Prefix) (ok bool, err error) {
 	if p, err = Canonical(p); err != nil {
 		return false, fmt.Errorf("remove %s from the allowlist: %w", given, err)
 	}
-	unlock, err := b.lock()
+	set, unlock, err := b.lock()
 	if err != nil {
 		return false, err
 	}
 	defer unlock()
-	m, key, feature := b.allowKey(p)
+	m, key, feature := set.allowKey(p)
 	if err := m.Delete(key); errors.Is(err, ebpf.ErrKeyNotExist) {
 		return false, nil
 	} else if err != nil {
@@ -89,10 +89,14 @@ func (b *Blocklist) RemoveAllow(p netip.Prefix) (ok bool, err error) {
 
 // Allowed lists the allowlist.
 func (b *Blocklist) Allowed() ([]Allow, error) {
+	s, err := b.current()
+	if err != nil {
+		return nil, err
+	}
 	var out []Allow
 	var value kernAllowed
 	var k4 kernPrefix4
-	it := b.maps.Allow4.Iterate()
+	it := s.Allow4.Iterate()
 	for it.Next(&k4, &value) {
 		out = append(out, Allow{prefixOf4(k4), text(value.Origin[:])})
 	}
@@ -100,7 +104,7 @@ func (b *Blocklist) Allowed() ([]Allow, error) {
 		return nil, fmt.Errorf("walk allow4: %w", err)
 	}
 	var k6 kernPrefix6
-	it = b.maps.Allow6.Iterate()
+	it = s.Allow6.Iterate()
 	for it.Next(&k6, &value) {
 		out = append(out, Allow{prefixOf6(k6), text(value.Origin[:])})
 	}

@@ -77,7 +77,7 @@ func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, err
 	}
-	unlock, err := b.lock()
+	_, unlock, err := b.lock()
 	if err != nil {
 		return Attachment{}, err
 	}
@@ -88,7 +88,7 @@ func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
 		return Attachment{}, err
 	}
 	defer closeLinks(links)
-	meta, err := b.meta()
+	meta, err := b.readMeta()
 	if err != nil {
 		return Attachment{}, err
 	}
@@ -169,7 +169,7 @@ func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
 // Detach removes our pinned link from an interface. If there is none, the
 // error is ErrNotAttached.
 func (b *Blocklist) Detach(iface string) error {
-	unlock, err := b.lock()
+	_, unlock, err := b.lock()
 	if err != nil {
 		return err
 	}

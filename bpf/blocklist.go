@@ -73,7 +73,7 @@ func (b *Blocklist) AddBatch(bans []Ban) (n int, err error) {
 			return 0, err
 		}
 	}
-	unlock, err := b.lock()
+	_, unlock, err := b.lock()
 	if err != nil {
 		return 0, err
 	}
@@ -84,6 +84,10 @@ func (b *Blocklist) AddBatch(bans []Ban) (n int, err error) {
 // add does the work of AddBatch, and of Sync; the lock is held.
 func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) {
 	if err := b.use(prefixes); err != nil {
+		return 0, err
+	}
+	known, err := b.makeRoom(prefixes)
+	if err != nil {
 		return 0, err
 	}
 	at := now()
@@ -107,7 +111,7 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 			if len(list) == 0 {
 				continue
 			}
-			gone, err := b.put(b.tables[i], list, at)
+			gone, err := b.put(i, list, known[i], at)
 			full.GivenUp = append(full.GivenUp, gone...)
 			if err != nil {
 				if len(full.GivenUp) > 0 {
@@ -124,16 +128,63 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 	return n, nil
 }
 
-// put writes to one table. If that is full, the bans that end soonest make
-// room, among the new and the standing ones, and are returned.
-func (b *Blocklist) put(t table, list []pending, at instant) (gone []Entry, err error) {
+// makeRoom looks at tables into which much is to be written: it returns what
+// stands in them, and lets them grow at once to what will be needed.
+func (b *Blocklist) makeRoom(prefixes []netip.Prefix) (known [4]map[netip.Prefix]bool, err error) {
+	var more [4]int
+	for _, p := range prefixes {
+		more[tableIndex(p)]++
+	}
+	for i, n := range more {
+		t := b.maps.Load().tables[i]
+		if n < 1000 || n < t.capacity()/4 {
+			continue
+		}
+		known[i] = make(map[netip.Prefix]bool)
+		err := t.walk(func(p netip.Prefix, _ record) bool {
+			known[i][p] = true
+			return true
+		})
+		if err != nil {
+			return known, err
+		}
+		if err := b.grow(i, len(known[i])+n); err != nil {
+			return known, err
+		}
+	}
+	return known, nil
+}
+
+// put writes to one table. If that is full and can't grow any more, the bans
+// that end soonest make room, among the new and the standing ones, and are
+// returned.
+func (b *Blocklist) put(table int, list []pending, known map[netip.Prefix]bool, at instant) (gone []Entry, err error) {
 	for {
-		left, err := t.put(list)
+		t := b.maps.Load().tables[table]
+		left, err := t.put(list, known)
+		for _, p := range list {
+			if known != nil {
+				known[p.prefix] = true
+			}
+		}
+		for _, p := range left {
+			delete(known, p.prefix)
+		}
 		if !errors.Is(err, ErrFull) {
 			return gone, err
 		}
+		if t.capacity() < t.limit() {
+			if err := b.grow(table, 2*t.capacity()); err != nil {
+				return gone, err
+			}
+			list = left
+			continue
+		}
 		displaced, n, err := b.displace(t, left, at)
 		gone = append(gone, displaced...)
+		for _, e := range displaced {
+			delete(known, e.Prefix)
+		}
 		if err != nil || n == 0 {
 			return gone, err
 		}
@@ -200,8 +251,8 @@ func (b *Blocklist) entry(t table, p netip.Prefix, r record, at instant) (Entry,
 			Since:  fromUnixNano(o.Since),
 			Until:  at.until(r.expires, o.Until),
 		},
-		Packets: r.packets,
-		Bytes:   r.bytes,
+		Packets: o.Packets + r.packets,
+		Bytes:   o.Bytes + r.bytes,
 	}, nil
 }
 
@@ -240,12 +291,12 @@ func (b *Blocklist) Remove(p netip.Prefix) (e Entry, ok bool, err error) {
 	if p, err = Canonical(p); err != nil {
 		return Entry{}, false, fmt.Errorf("unban %s: %w", given, err)
 	}
-	unlock, err := b.lock()
+	set, unlock, err := b.lock()
 	if err != nil {
 		return Entry{}, false, err
 	}
 	defer unlock()
-	t, at := b.tableOf(p), now()
+	t, at := set.tableOf(p), now()
 	r, ok, err := t.get(p)
 	if err != nil || !ok {
 		return Entry{}, false, err
@@ -263,7 +314,12 @@ func (b *Blocklist) Remove(p netip.Prefix) (e Entry, ok bool, err error) {
 // order is the kernel's.
 func (b *Blocklist) List() iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		for _, t := range b.tables {
+		set, err := b.current()
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		for _, t := range set.tables {
 			at, stopped := now(), false
 			err := t.walk(func(p netip.Prefix, r record) bool {
 				if at.ended(r.expires) {
@@ -287,7 +343,7 @@ func (b *Blocklist) List() iter.Seq2[Entry, error] {
 // walks everything: once a minute or so is often enough, since an ended ban
 // drops nothing.
 func (b *Blocklist) Sweep() ([]Entry, error) {
-	unlock, err := b.lock()
+	set, unlock, err := b.lock()
 	if err != nil {
 		return nil, err
 	}
@@ -295,7 +351,7 @@ func (b *Blocklist) Sweep() ([]Entry, error) {
 	at, lens := now(), lengths{}
 	out := b.swept
 	b.swept = nil
-	for _, t := range b.tables {
+	for _, t := range set.tables {
 		var entryErr error
 		var ended []netip.Prefix
 		err := t.walk(func(p netip.Prefix, r record) bool {
@@ -335,7 +391,7 @@ func (b *Blocklist) Sync(bans []Ban) error {
 			wanted[p] = ban
 		}
 	}
-	unlock, err := b.lock()
+	set, unlock, err := b.lock()
 	if err != nil {
 		return err
 	}
@@ -344,7 +400,7 @@ func (b *Blocklist) Sync(bans []Ban) error {
 	at := now()
 	var removed [4][]netip.Prefix
 	standing := [4]int{}
-	for i, t := range b.tables {
+	for i, t := range set.tables {
 		var entryErr error
 		err := t.walk(func(p netip.Prefix, r record) bool {
 			standing[i]++
@@ -379,7 +435,8 @@ func (b *Blocklist) Sync(bans []Ban) error {
 	remove := func() error {
 		for i, list := range removed {
 			for part := range slices.Chunk(list, batch) {
-				if err := b.tables[i].remove(part); err != nil {
+				// Adding may have replaced the maps.
+				if err := b.maps.Load().tables[i].remove(part); err != nil {
 					return err
 				}
 			}
@@ -389,8 +446,8 @@ func (b *Blocklist) Sync(bans []Ban) error {
 	// Adding first leaves no gap where a subnet takes the place of its
 	// addresses; only if that doesn't fit, removing goes first.
 	roomy := true
-	for i, t := range b.tables {
-		roomy = roomy && standing[i]+more[i] <= t.capacity()
+	for i, t := range set.tables {
+		roomy = roomy && standing[i]+more[i] <= t.limit()
 	}
 	if !roomy {
 		if err := remove(); err != nil {
@@ -413,7 +470,11 @@ func (b *Blocklist) Covering(p netip.Prefix) ([]Entry, error) {
 	if err != nil {
 		return nil, fmt.Errorf("look for what covers %s: %w", given, err)
 	}
-	meta, err := b.meta()
+	set, err := b.current()
+	if err != nil {
+		return nil, err
+	}
+	meta, err := b.readMeta()
 	if err != nil {
 		return nil, err
 	}
@@ -424,7 +485,7 @@ func (b *Blocklist) Covering(p netip.Prefix) ([]Entry, error) {
 		if bits < p.Addr().BitLen() && !lens.has(q) {
 			continue
 		}
-		t := b.tableOf(q)
+		t := set.tableOf(q)
 		r, ok, err := t.get(q)
 		if err != nil {
 			return out, err

@@ -556,7 +556,7 @@ func TestForeignPins(t *testing.T) {
 		{"ban4", "type Hash", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
 		{"ban6", "key has 4 bytes", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
 		{"net4", "value has 8 bytes", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 8, ValueSize: 8, MaxEntries: 1}},
-		{"net6", "flags", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 20, ValueSize: 24, MaxEntries: 1}},
+		{"net6", "flags", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 20, ValueSize: 24, MaxEntries: 1, Flags: 1}},
 		{"ban4", "type information", untyped},
 		{"ban4", "expires @0+8, bytes @8+8, packets @16+8", swapped("ban4")},
 		{"origin4", "until", swapped("origin4")},

@@ -60,7 +60,7 @@ func (b *Blocklist) CountsByInterface() ([]Count, error) {
 		}
 		for _, o := range outcomes {
 			var cpus []kernCounter
-			if err := b.maps.Verdicts.Lookup(uint32(slot)*uint32(kernOutcomeOUTCOMES)+uint32(o.kern), &cpus); err != nil {
+			if err := b.maps.Load().Verdicts.Lookup(uint32(slot)*uint32(kernOutcomeOUTCOMES)+uint32(o.kern), &cpus); err != nil {
 				return nil, fmt.Errorf("read verdicts: %w", err)
 			}
 			c := Count{Interface: name, Outcome: o.outcome, Action: o.action}
@@ -96,10 +96,10 @@ func (b *Blocklist) Counts() (map[string]Verdict, error) {
 
 // slots are the names of interfaces by their place in verdicts.
 func (b *Blocklist) slots() ([]string, error) {
-	names := make([]string, b.maps.Ifaces.MaxEntries())
+	names := make([]string, b.maps.Load().Ifaces.MaxEntries())
 	for i := range names {
 		var value kernIface
-		if err := b.maps.Ifaces.Lookup(uint32(i), &value); err != nil {
+		if err := b.maps.Load().Ifaces.Lookup(uint32(i), &value); err != nil {
 			return nil, fmt.Errorf("read ifaces: %w", err)
 		}
 		names[i] = text(value.Name[:])
@@ -124,7 +124,7 @@ func (b *Blocklist) slot(iface string) (uint32, error) {
 			for j := range min(len(iface), len(value.Name)-1) {
 				value.Name[j] = int8(iface[j])
 			}
-			if err := b.maps.Ifaces.Update(uint32(i), value, ebpf.UpdateAny); err != nil {
+			if err := b.maps.Load().Ifaces.Update(uint32(i), value, ebpf.UpdateAny); err != nil {
 				return 0, fmt.Errorf("write ifaces: %w", err)
 			}
 			return uint32(i), nil

@@ -24,7 +24,7 @@ func (b *Blocklist) jailID(name string) (uint32, error) {
 		return id, nil
 	}
 	ids, last := map[string]uint32{}, uint32(0)
-	err := walk(b.maps.Jails, 1, func(id uint32, v []kernJailName) bool {
+	err := walk(b.maps.Load().Jails, 1, func(id uint32, v []kernJailName) bool {
 		ids[text(v[0].Name[:])] = id
 		last = max(last, id)
 		return true
@@ -37,7 +37,7 @@ func (b *Blocklist) jailID(name string) (uint32, error) {
 		for i := range len(name) {
 			value.Name[i] = int8(name[i])
 		}
-		if err := b.maps.Jails.Update(last+1, value, ebpf.UpdateNoExist); err != nil {
+		if err := b.maps.Load().Jails.Update(last+1, value, ebpf.UpdateNoExist); err != nil {
 			return 0, fmt.Errorf("write jail %q to the kernel: %w", name, err)
 		}
 		ids[name] = last + 1
@@ -52,7 +52,7 @@ func (b *Blocklist) jailName(id uint32) (string, error) {
 		return name.(string), nil
 	}
 	var value kernJailName
-	if err := b.maps.Jails.Lookup(id, &value); errors.Is(err, ebpf.ErrKeyNotExist) {
+	if err := b.maps.Load().Jails.Lookup(id, &value); errors.Is(err, ebpf.ErrKeyNotExist) {
 		return "", nil
 	} else if err != nil {
 		return "", fmt.Errorf("look up jail %d: %w", id, err)

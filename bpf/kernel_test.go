@@ -65,7 +65,7 @@ func open(t testing.TB, o Options) *Blocklist {
 // program is the program as it would be attached now.
 func program(t testing.TB, b *Blocklist) *ebpf.Program {
 	t.Helper()
-	meta, err := b.meta()
+	meta, err := b.readMeta()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package bpf
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
@@ -25,9 +27,8 @@ const DefaultDir = "/sys/fs/bpf/xdpban"
 // them.
 const Schema = "v1"
 
-// Capacities where Options leave them zero. An entry takes memory only when
-// it is used, but a map's table of buckets is there from the start: 16 bytes
-// an entry.
+// Limits where Options leave them zero. Maps start small and grow up to them,
+// so a high limit costs nothing.
 const (
 	DefaultMaxBans  = 1 << 20
 	DefaultMaxNets  = 1 << 17
@@ -40,9 +41,10 @@ type Options struct {
 	// a folder below it. A bpffs is mounted at the nearest fitting parent if
 	// there is none yet. Empty means DefaultDir.
 	Dir string
-	// MaxBans is the capacity of ban4 and of ban6, in addresses; MaxNets
-	// that of net4 and of net6, and MaxAllow that of allow4 and of allow6,
-	// in prefixes. Zero keeps what is pinned, or takes the default.
+	// MaxBans is how many addresses ban4 and ban6 may hold, MaxNets how
+	// many prefixes net4 and net6, MaxAllow how many allow4 and allow6,
+	// which are made with that size. Zero keeps what is pinned, or takes
+	// the default; an existing set keeps its limits if MustExist is set.
 	MaxBans, MaxNets, MaxAllow uint32
 	// MustExist refuses to create maps: for commands that look at what runs.
 	// The error is then fs.ErrNotExist.
@@ -66,14 +68,41 @@ type Blocklist struct {
 	dir    string // the schema's folder
 	folder *os.File
 	spec   *ebpf.CollectionSpec
-	maps   kernMaps
+	meta   *ebpf.Map
+	maps   atomic.Pointer[mapSet]
 	epoch  uint64
 
 	mu         sync.Mutex
-	generation uint64  // of meta, as of our last turn
-	tables     []table // ban4, ban6, net4, net6
+	generation uint64 // of meta, as of our last turn
 	jails      jailNames
 	swept      []Entry // ended bans that made room, for the next Sweep
+}
+
+// mapSet is the maps as they are pinned now. Maps of bans are replaced as
+// they grow, also by other processes; a set that was handed out stays good
+// for reading until nobody uses it.
+type mapSet struct {
+	kernMaps
+	tables     []table // ban4, ban6, net4, net6
+	generation uint64  // meta's count of replacements
+}
+
+// all pairs each map's pin with its place in the set. meta comes last: a set
+// without it was cut short while it was made.
+func (s *mapSet) all() []namedMap {
+	return []namedMap{
+		{kernMapBan4, &s.Ban4}, {kernMapBan6, &s.Ban6},
+		{kernMapNet4, &s.Net4}, {kernMapNet6, &s.Net6},
+		{kernMapOrigin4, &s.Origin4}, {kernMapOrigin6, &s.Origin6},
+		{kernMapAllow4, &s.Allow4}, {kernMapAllow6, &s.Allow6},
+		{kernMapVerdicts, &s.Verdicts}, {kernMapJails, &s.Jails},
+		{kernMapIfaces, &s.Ifaces}, {kernMapMeta, &s.Meta},
+	}
+}
+
+type namedMap struct {
+	name string
+	m    **ebpf.Map
 }
 
 // Open opens the pinned maps, or makes and pins them.
@@ -114,54 +143,58 @@ func (b *Blocklist) open(o Options) error {
 	if b.spec, err = loadKern(); err != nil {
 		return err
 	}
-	size := func(n, def uint32, maps ...string) {
-		for _, name := range maps {
-			b.spec.Maps[name].MaxEntries = n
-			if n == 0 {
-				b.spec.Maps[name].MaxEntries = def
-			}
-		}
+	bans, nets := firstBans, firstNets
+	if o.MaxBans > 0 {
+		bans = min(bans, o.MaxBans)
 	}
-	size(o.MaxBans, DefaultMaxBans, kernMapBan4, kernMapBan6)
-	size(o.MaxNets, DefaultMaxNets, kernMapNet4, kernMapNet6)
-	size(o.MaxAllow, DefaultMaxAllow, kernMapAllow4, kernMapAllow6)
-	size(b.spec.Maps[kernMapBan4].MaxEntries+b.spec.Maps[kernMapNet4].MaxEntries, 0, kernMapOrigin4, kernMapOrigin6)
+	if o.MaxNets > 0 {
+		nets = min(nets, o.MaxNets)
+	}
+	for name, n := range map[string]uint32{
+		kernMapBan4: bans, kernMapBan6: bans,
+		kernMapNet4: nets, kernMapNet6: nets,
+		kernMapOrigin4: bans + nets, kernMapOrigin6: bans + nets,
+		kernMapAllow4: cmp.Or(o.MaxAllow, DefaultMaxAllow), kernMapAllow6: cmp.Or(o.MaxAllow, DefaultMaxAllow),
+	} {
+		b.spec.Maps[name].MaxEntries = n
+	}
 
 	unlock, err := b.lockFolder()
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	return b.openMaps(o.MustExist)
+	return b.openMaps(o)
 }
 
-// openMaps opens each map's pin, or makes the map and pins it. meta comes
-// last: a set without it was cut short while it was made, or somebody has
-// removed pins, and a new epoch begins.
-func (b *Blocklist) openMaps(mustExist bool) error {
+// The sizes that maps of bans start with.
+const (
+	firstBans uint32 = 1 << 12
+	firstNets uint32 = 1 << 10
+)
+
+// openMaps opens each map's pin, or makes the map and pins it. If any had to
+// be made, somebody has removed pins, or there were none: a new epoch begins.
+func (b *Blocklist) openMaps(o Options) error {
+	interrupted, err := b.mendPins()
+	if err != nil {
+		return err
+	}
 	var fresh bool
-	for _, m := range []struct {
-		name string
-		to   **ebpf.Map
-	}{
-		{kernMapBan4, &b.maps.Ban4}, {kernMapBan6, &b.maps.Ban6},
-		{kernMapNet4, &b.maps.Net4}, {kernMapNet6, &b.maps.Net6},
-		{kernMapOrigin4, &b.maps.Origin4}, {kernMapOrigin6, &b.maps.Origin6},
-		{kernMapAllow4, &b.maps.Allow4}, {kernMapAllow6, &b.maps.Allow6},
-		{kernMapVerdicts, &b.maps.Verdicts}, {kernMapJails, &b.maps.Jails},
-		{kernMapIfaces, &b.maps.Ifaces}, {kernMapMeta, &b.maps.Meta},
-	} {
-		got, made, err := openMap(filepath.Join(b.dir, m.name), b.spec.Maps[m.name], mustExist)
+	set := &mapSet{}
+	for _, m := range set.all() {
+		got, made, err := openMap(filepath.Join(b.dir, m.name), b.spec.Maps[m.name], o.MustExist)
 		if err != nil {
+			set.Close()
 			return err
 		}
-		*m.to = got
-		b.spec.Maps[m.name].MaxEntries = got.MaxEntries()
+		*m.m = got
 		fresh = fresh || made
 	}
-	b.tables = b.makeTables()
+	b.meta = set.Meta
+	b.maps.Store(set)
 
-	meta, err := b.meta()
+	meta, err := b.readMeta()
 	if err != nil {
 		return err
 	}
@@ -169,17 +202,53 @@ func (b *Blocklist) openMaps(mustExist bool) error {
 		var random [8]byte
 		rand.Read(random[:])
 		meta.Epoch = binary.NativeEndian.Uint64(random[:]) | 1
-		if err := b.setMeta(meta); err != nil {
-			return err
-		}
+	}
+	if !o.MustExist || meta.MaxBans == 0 {
+		meta.MaxBans = cmp.Or(o.MaxBans, meta.MaxBans, DefaultMaxBans)
+		meta.MaxNets = cmp.Or(o.MaxNets, meta.MaxNets, DefaultMaxNets)
+	}
+	if interrupted {
+		meta.Maps++
 	}
 	b.epoch = meta.Epoch
+	set.generation = meta.Maps
+	set.makeTables(meta)
+	if err := b.writeMeta(meta); err != nil {
+		return err
+	}
+	if interrupted {
+		if err := b.reload(meta); err != nil {
+			return err
+		}
+		return b.settle()
+	}
 	if fresh {
 		// A link that outlived its maps' pins filters by maps that
 		// nobody can reach any more.
 		return b.reload(meta)
 	}
 	return nil
+}
+
+// current is the set of maps as they are pinned now.
+func (b *Blocklist) current() (*mapSet, error) {
+	meta, err := b.readMeta()
+	if err != nil {
+		return nil, err
+	}
+	if set := b.maps.Load(); set.generation == meta.Maps {
+		return set, nil
+	}
+	set := &mapSet{generation: meta.Maps}
+	for _, m := range set.all() {
+		if *m.m, _, err = openMap(filepath.Join(b.dir, m.name), b.spec.Maps[m.name], true); err != nil {
+			set.Close()
+			return nil, err
+		}
+	}
+	set.makeTables(meta)
+	b.maps.Store(set)
+	return set, nil
 }
 
 func openMap(path string, spec *ebpf.MapSpec, mustExist bool) (m *ebpf.Map, made bool, err error) {
@@ -307,7 +376,10 @@ func explain(err error) error {
 
 // Close lets go of the maps; pins, links and bans stay.
 func (b *Blocklist) Close() error {
-	err := b.maps.Close()
+	var err error
+	if set := b.maps.Load(); set != nil {
+		err = set.Close()
+	}
 	if b.folder != nil {
 		err = errors.Join(err, b.folder.Close())
 	}
@@ -319,55 +391,56 @@ func (b *Blocklist) Close() error {
 // removed pins), and what is missing from it has been unbanned by somebody.
 func (b *Blocklist) Epoch() uint64 { return b.epoch }
 
-// Capacity is the number of addresses, prefixes and allowed prefixes that
-// fit, for IPv4 and for IPv6 each.
-func (b *Blocklist) Capacity() (bans, nets, allow uint32) {
-	return b.maps.Ban4.MaxEntries(), b.maps.Net4.MaxEntries(), b.maps.Allow4.MaxEntries()
-}
-
-func (b *Blocklist) meta() (m kernMeta, err error) {
-	if err := b.maps.Meta.Lookup(uint32(0), &m); err != nil {
+func (b *Blocklist) readMeta() (m kernMeta, err error) {
+	if err := b.meta.Lookup(uint32(0), &m); err != nil {
 		return m, fmt.Errorf("read meta: %w", err)
 	}
 	return m, nil
 }
 
-func (b *Blocklist) setMeta(m kernMeta) error {
-	if err := b.maps.Meta.Put(uint32(0), m); err != nil {
+func (b *Blocklist) writeMeta(m kernMeta) error {
+	if err := b.meta.Put(uint32(0), m); err != nil {
 		return fmt.Errorf("write meta: %w", err)
 	}
 	return nil
 }
 
-// lock takes the turn to write, in this process and among processes. What
-// was remembered of the maps is forgotten if another process has written.
-func (b *Blocklist) lock() (unlock func(), err error) {
+// lock takes the turn to write, in this process and among processes, and
+// gives the maps as they are then. What was remembered of them is forgotten
+// if another process has written.
+func (b *Blocklist) lock() (set *mapSet, unlock func(), err error) {
 	b.mu.Lock()
 	release, err := b.lockFolder()
 	if err != nil {
 		b.mu.Unlock()
-		return nil, err
+		return nil, nil, err
 	}
 	unlock = func() {
 		release()
 		b.mu.Unlock()
 	}
-	meta, err := b.meta()
-	if err == nil {
-		if meta.Generation != b.generation {
-			for _, t := range b.tables {
-				t.forget()
-			}
-		}
-		meta.Generation++
-		b.generation = meta.Generation
-		err = b.setMeta(meta)
-	}
-	if err != nil {
+	if set, err = b.takeTurn(); err != nil {
 		unlock()
+		return nil, nil, err
+	}
+	return set, unlock, nil
+}
+
+func (b *Blocklist) takeTurn() (*mapSet, error) {
+	set, err := b.current()
+	if err != nil {
 		return nil, err
 	}
-	return unlock, nil
+	meta, err := b.readMeta()
+	if err != nil {
+		return nil, err
+	}
+	if meta.Generation != b.generation {
+		set = b.remakeTables(meta)
+	}
+	meta.Generation++
+	b.generation = meta.Generation
+	return set, b.writeMeta(meta)
 }
 
 func (b *Blocklist) lockFolder() (unlock func(), err error) {

@@ -42,7 +42,7 @@ func (l lengths) has(p netip.Prefix) bool {
 // use makes the program look for the lengths of these prefixes; the lock is
 // held.
 func (b *Blocklist) use(prefixes []netip.Prefix) error {
-	meta, err := b.meta()
+	meta, err := b.readMeta()
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,7 @@ func (b *Blocklist) use(prefixes []netip.Prefix) error {
 }
 
 func (b *Blocklist) setLengths(lens lengths) error {
-	meta, err := b.meta()
+	meta, err := b.readMeta()
 	if err != nil || lens == lengthsOf(meta) {
 		return err
 	}
@@ -64,7 +64,7 @@ func (b *Blocklist) setLengths(lens lengths) error {
 
 // setFeature turns a part of the program on or off; the lock is held.
 func (b *Blocklist) setFeature(f kernFeature, on bool) error {
-	meta, err := b.meta()
+	meta, err := b.readMeta()
 	if err != nil || (meta.Features&uint32(f) != 0) == on {
 		return err
 	}
@@ -75,15 +75,15 @@ func (b *Blocklist) setFeature(f kernFeature, on bool) error {
 // configure puts a changed meta into force, on all interfaces. If that
 // fails, meta is as it was, so that the next attempt starts anew.
 func (b *Blocklist) configure(meta kernMeta) error {
-	old, err := b.meta()
+	old, err := b.readMeta()
 	if err != nil {
 		return err
 	}
-	if err := b.setMeta(meta); err != nil {
+	if err := b.writeMeta(meta); err != nil {
 		return err
 	}
 	if err := b.reload(meta); err != nil {
-		return errors.Join(err, b.setMeta(old))
+		return errors.Join(err, b.writeMeta(old))
 	}
 	return nil
 }
@@ -135,13 +135,13 @@ func (b *Blocklist) load(meta kernMeta, slot uint32) (*ebpf.Program, error) {
 		}
 	}
 
+	replacements := map[string]*ebpf.Map{}
+	for _, m := range b.maps.Load().all() {
+		replacements[m.name] = *m.m
+		spec.Maps[m.name].MaxEntries = (*m.m).MaxEntries()
+	}
 	var out kernPrograms
-	err = spec.LoadAndAssign(&out, &ebpf.CollectionOptions{MapReplacements: map[string]*ebpf.Map{
-		kernMapBan4: b.maps.Ban4, kernMapBan6: b.maps.Ban6,
-		kernMapNet4: b.maps.Net4, kernMapNet6: b.maps.Net6,
-		kernMapAllow4: b.maps.Allow4, kernMapAllow6: b.maps.Allow6,
-		kernMapVerdicts: b.maps.Verdicts,
-	}})
+	err = spec.LoadAndAssign(&out, &ebpf.CollectionOptions{MapReplacements: replacements})
 	if err != nil {
 		return nil, fmt.Errorf("load the XDP program: %w", explain(err))
 	}

@@ -17,20 +17,25 @@ import (
 
 // table is one of the maps of bans with the origins that belong to it.
 type table interface {
+	// String is the map's name.
+	String() string
+	// takeCounts empties an older map of the same kind into the origins.
+	takeCounts(old *ebpf.Map) error
+	// capacity is the size of the map, limit how far it may grow.
 	capacity() int
+	limit() int
 	get(netip.Prefix) (record, bool, error)
 	// put sets the ends of standing entries and adds the others. What found
-	// no room is returned, together with ErrFull.
-	put([]pending) (left []pending, err error)
+	// no room is returned, together with ErrFull. known are the standing
+	// entries if not nil: then they aren't asked for one by one.
+	put(list []pending, known map[netip.Prefix]bool) (left []pending, err error)
 	remove([]netip.Prefix) error
 	// walk yields each entry once; it sees or misses what changes meanwhile.
 	walk(func(netip.Prefix, record) bool) error
 	origin(netip.Prefix) (kernOrigin, error)
 	// victims are the entries that end soonest, soonest first; they are
 	// remembered so that a flood of bans doesn't walk a full map each time.
-	// forget drops that memory.
 	victims(n int) ([]victim, error)
-	forget()
 }
 
 // record is an entry of ban or net, summed over the CPUs.
@@ -63,6 +68,7 @@ type bans[K, O comparable] struct {
 	title     string
 	m         *ebpf.Map
 	originMap *ebpf.Map
+	max       uint32 // how far it may grow
 	key       func(netip.Prefix) K
 	prefix    func(K) netip.Prefix
 	originKey func(netip.Prefix) O
@@ -73,33 +79,33 @@ type bans[K, O comparable] struct {
 	horizon uint64
 }
 
-func (b *Blocklist) makeTables() []table {
-	return []table{
+func (s *mapSet) makeTables(meta kernMeta) {
+	s.tables = []table{
 		&bans[[4]byte, kernPrefix4]{
-			title: kernMapBan4, m: b.maps.Ban4, originMap: b.maps.Origin4,
+			title: kernMapBan4, m: s.Ban4, max: meta.MaxBans, originMap: s.Origin4,
 			key:       func(p netip.Prefix) [4]byte { return p.Addr().As4() },
 			prefix:    func(k [4]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4(k), 32) },
 			originKey: key4,
 		},
 		&bans[[16]byte, kernPrefix6]{
-			title: kernMapBan6, m: b.maps.Ban6, originMap: b.maps.Origin6,
+			title: kernMapBan6, m: s.Ban6, max: meta.MaxBans, originMap: s.Origin6,
 			key:       func(p netip.Prefix) [16]byte { return p.Addr().As16() },
 			prefix:    func(k [16]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom16(k), 128) },
 			originKey: key6,
 		},
 		&bans[kernPrefix4, kernPrefix4]{
-			title: kernMapNet4, m: b.maps.Net4, originMap: b.maps.Origin4,
+			title: kernMapNet4, m: s.Net4, max: meta.MaxNets, originMap: s.Origin4,
 			key: key4, prefix: prefixOf4, originKey: key4,
 		},
 		&bans[kernPrefix6, kernPrefix6]{
-			title: kernMapNet6, m: b.maps.Net6, originMap: b.maps.Origin6,
+			title: kernMapNet6, m: s.Net6, max: meta.MaxNets, originMap: s.Origin6,
 			key: key6, prefix: prefixOf6, originKey: key6,
 		},
 	}
 }
 
 // tableOf is the table a prefix belongs to.
-func (b *Blocklist) tableOf(p netip.Prefix) table { return b.tables[tableIndex(p)] }
+func (s *mapSet) tableOf(p netip.Prefix) table { return s.tables[tableIndex(p)] }
 
 func tableIndex(p netip.Prefix) int {
 	i := 0
@@ -142,7 +148,11 @@ func prefixOf6(k kernPrefix6) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(a), int(k.Len))
 }
 
+func (t *bans[K, O]) String() string { return t.title }
+
 func (t *bans[K, O]) capacity() int { return int(t.m.MaxEntries()) }
+
+func (t *bans[K, O]) limit() int { return max(int(t.max), t.capacity()) }
 
 func (t *bans[K, O]) get(p netip.Prefix) (record, bool, error) {
 	var cpus []kernBan
@@ -172,57 +182,49 @@ func (t *bans[K, O]) origin(p netip.Prefix) (kernOrigin, error) {
 	return o, nil
 }
 
-func (t *bans[K, O]) put(list []pending) ([]pending, error) {
-	// The origin goes first: an entry always has one, and what is left
-	// over by a crash between the two is harmless.
-	origins := make([]kernOrigin, len(list))
-	keys := make([]O, len(list))
-	for i, p := range list {
-		keys[i], origins[i] = t.originKey(p.prefix), p.origin
-	}
-	if err := update(t.originMap, keys, origins); err != nil {
-		return list, fmt.Errorf("write to %s: %w", t.originMap, err)
-	}
-
-	// A batch update would reset the counts of standing entries.
+func (t *bans[K, O]) put(list []pending, known map[netip.Prefix]bool) ([]pending, error) {
 	var fresh []pending
-	seen := make(map[netip.Prefix]int)
+	place := make(map[netip.Prefix]int) // in fresh
 	for _, p := range list {
-		var cpus []kernBan
-		err := t.m.Lookup(t.key(p.prefix), &cpus)
-		if errors.Is(err, ebpf.ErrKeyNotExist) {
-			if i, ok := seen[p.prefix]; ok {
-				fresh[i] = p
-				continue
-			}
-			seen[p.prefix] = len(fresh)
-			fresh = append(fresh, p)
+		if i, ok := place[p.prefix]; ok {
+			fresh[i] = p
 			continue
 		}
-		if err != nil {
-			return list, fmt.Errorf("look up %s in %s: %w", p.prefix, t.title, err)
-		}
-		if cpus[0].Expires != p.expires {
-			for i := range cpus {
-				cpus[i].Expires = p.expires
+		standing := known[p.prefix]
+		if known == nil {
+			var err error
+			if standing, err = t.change(p); err != nil {
+				return list, err
 			}
-			if err := t.m.Update(t.key(p.prefix), cpus, ebpf.UpdateExist); err != nil {
-				return list, fmt.Errorf("change %s in %s: %w", p.prefix, t.title, err)
+		} else if standing {
+			if _, err := t.change(p); err != nil {
+				return list, err
 			}
 		}
-		t.remember(p)
+		if !standing {
+			place[p.prefix] = len(fresh)
+			fresh = append(fresh, p)
+		}
 	}
 
+	// The origin goes first: an entry always has one, and what is left
+	// over by a crash between the two is harmless.
 	cpus := ebpf.MustPossibleCPU()
-	banKeys := make([]K, len(fresh))
-	values := make([]kernBan, len(fresh)*cpus)
+	origins, originKeys := make([]kernOrigin, len(fresh)), make([]O, len(fresh))
+	keys, values := make([]K, len(fresh)), make([]kernBan, len(fresh)*cpus)
 	for i, p := range fresh {
-		banKeys[i] = t.key(p.prefix)
+		originKeys[i], origins[i] = t.originKey(p.prefix), p.origin
+		keys[i] = t.key(p.prefix)
 		for c := range cpus {
 			values[i*cpus+c].Expires = p.expires
 		}
 	}
-	done, err := updateN(t.m, banKeys, values, cpus)
+	if _, err := update(t.originMap, originKeys, origins, 1); errors.Is(err, unix.E2BIG) {
+		return fresh, ErrFull
+	} else if err != nil {
+		return fresh, fmt.Errorf("write to %s: %w", t.originMap, err)
+	}
+	done, err := update(t.m, keys, values, cpus)
 	for _, p := range fresh[:done] {
 		t.remember(p)
 	}
@@ -234,17 +236,43 @@ func (t *bans[K, O]) put(list []pending) ([]pending, error) {
 	return nil, nil
 }
 
-// update writes all of a batch.
-func update[K, V any](m *ebpf.Map, keys []K, values []V) error {
-	_, err := updateN(m, keys, values, 1)
-	return err
+// change sets the end and the origin of a standing entry, keeping its
+// counts, or says that there is none.
+func (t *bans[K, O]) change(p pending) (standing bool, err error) {
+	key := t.key(p.prefix)
+	var cpus []kernBan
+	if err := t.m.Lookup(key, &cpus); errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("look up %s in %s: %w", p.prefix, t.title, err)
+	}
+	old, err := t.origin(p.prefix)
+	if err != nil {
+		return false, err
+	}
+	p.origin.Packets, p.origin.Bytes = old.Packets, old.Bytes
+	if p.origin != old {
+		if err := t.originMap.Put(t.originKey(p.prefix), p.origin); err != nil {
+			return false, fmt.Errorf("write to %s: %w", t.originMap, err)
+		}
+	}
+	if cpus[0].Expires != p.expires {
+		for i := range cpus {
+			cpus[i].Expires = p.expires
+		}
+		if err := t.m.Update(key, cpus, ebpf.UpdateExist); err != nil {
+			return false, fmt.Errorf("change %s in %s: %w", p.prefix, t.title, err)
+		}
+	}
+	t.remember(p)
+	return true, nil
 }
 
-// updateN writes a batch and says how many of its keys are written. It goes
-// on where a batch stopped, and waits for the kernel's allocator, which
-// answers a burst of inserts with ENOMEM now and then and refills itself in
-// the background.
-func updateN[K, V any](m *ebpf.Map, keys []K, values []V, perKey int) (done int, err error) {
+// update writes a batch, perKey values a key, and says how many keys are
+// written. It goes on where a batch stopped, and waits for the kernel's
+// allocator, which answers a burst of inserts with ENOMEM now and then and
+// refills itself in the background.
+func update[K, V any](m *ebpf.Map, keys []K, values []V, perKey int) (done int, err error) {
 	const patience = 200
 	for tries := 0; done < len(keys); {
 		n, err := m.BatchUpdate(keys[done:], values[done*perKey:], nil)
@@ -333,8 +361,6 @@ func walk[K, V any](m *ebpf.Map, perKey int, yield func(key K, values []V) bool)
 
 // memory is how many victims are looked for at once.
 const memory = 1024
-
-func (t *bans[K, O]) forget() { t.soonest = nil }
 
 // remember keeps soonest right when an entry is written.
 func (t *bans[K, O]) remember(p pending) {

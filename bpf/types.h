@@ -25,11 +25,14 @@ struct ban {
 	__u64 bytes;
 };
 
-/* Who banned a source and when: never read by the packet path. */
+/* Who banned a source and when, and old counts: never read by the packet path. */
 struct origin {
 	__s64 since; /* Unix time, ns */
 	__s64 until; /* Unix time, ns; 0: forever */
-	__u32 jail;  /* key of jails */
+	/* Counted in maps that have since been replaced by larger ones. */
+	__u64 packets;
+	__u64 bytes;
+	__u32 jail; /* key of jails */
 	__u32 pad;
 };
 
@@ -81,6 +84,9 @@ struct iface {
 struct meta {
 	__u64 epoch;
 	__u64 generation; /* counts the turns of writers */
+	__u64 maps;       /* counts the replacements of maps */
+	__u32 max_bans;   /* how far ban4 and ban6 may grow, */
+	__u32 max_nets;   /* and net4 and net6 */
 	__u32 lens4;      /* bit n: net4 may hold prefixes of length n */
 	__u32 features;   /* of enum feature */
 	__u64 lens6[2];   /* likewise for net6 */

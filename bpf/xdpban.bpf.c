@@ -56,10 +56,15 @@ volatile const __u32 probes6_len;
 volatile const struct probe4 probes4[MAX_PROBES4];
 volatile const struct probe6 probes6[MAX_PROBES6];
 
-/* The sizes of the maps of bans and of the allowlist are set at load time. */
+/*
+ * The sizes of the maps of bans and of the allowlist are set at load time.
+ *
+ * Bans are preallocated: the kernel makes per-CPU values one by one ten times
+ * more slowly, and now and then has none in the middle of a flood. The maps
+ * start small and are replaced by larger ones as they fill.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, __be32);
 	__type(value, struct ban);
@@ -67,7 +72,6 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct addr6);
 	__type(value, struct ban);
@@ -75,7 +79,6 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct prefix4);
 	__type(value, struct ban);
@@ -83,7 +86,6 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1);
 	__type(key, struct prefix6);
 	__type(value, struct ban);

@@ -57,17 +57,22 @@ type kernMeta struct {
 	_          structs.HostLayout
 	Epoch      uint64
 	Generation uint64
+	Maps       uint64
+	MaxBans    uint32
+	MaxNets    uint32
 	Lens4      uint32
 	Features   uint32
 	Lens6      [2]uint64
 }
 
 type kernOrigin struct {
-	_     structs.HostLayout
-	Since int64
-	Until int64
-	Jail  uint32
-	Pad   uint32
+	_       structs.HostLayout
+	Since   int64
+	Until   int64
+	Packets uint64
+	Bytes   uint64
+	Jail    uint32
+	Pad     uint32
 }
 
 type kernOutcome uint32
