@@ -60,3 +60,11 @@ func TestJournalLines(t *testing.T) {
 		t.Fatalf("got %+v, want one failure at %v", got, want)
 	}
 }
+
+// TestPrefregexKeepsItsGroups: a group of the failregex that took no part
+// doesn't wipe out what the prefregex caught.
+func TestPrefregexKeepsItsGroups(t *testing.T) {
+	f := compile(t, Filter{Prefregex: `^auth(?:\(<ADDR>\))?: <F-CONTENT>.+</F-CONTENT>$`, Failregex: []string{`^(?:sql\(<ADDR>\): )?wrong password`}})
+	expect(t, scan(t, "auth(192.0.2.1): wrong password\nauth: sql(192.0.2.2): wrong password\nauth(192.0.2.3): sql(192.0.2.4): wrong password\n", f),
+		"0.0 192.0.2.1", "0.0 192.0.2.2", "0.0 192.0.2.4")
+}

@@ -18,29 +18,28 @@ type fields struct {
 	nofail, forget, gained bool
 }
 
-// read takes the groups of p's match into f. A group that p has decides, even
-// if it caught nothing; of other groups f keeps what it has.
+// read takes what the groups of p's match caught into f. What p has no group
+// for, or what took no part in the match, stays as it is: the prefregex may
+// have caught it, as fail2ban has it since 1.1.1.
 func (f *fields) read(p *pattern, text []byte, caps []int) {
-	if p.ip4 != nil || p.ip6 != nil {
-		f.addr, f.seen, f.odd = netip.Addr{}, false, nil
-		for _, r := range [2]role{p.ip4, p.ip6} {
-			if s, e, ok := r.span(caps); ok && !f.seen {
-				f.addr, _ = parseAddr(text, s, e)
-				f.seen = true
-				if !f.addr.IsValid() && bytes.IndexByte(text[s:e], ':') < 0 && !isCut(text, s, e, false) {
-					f.odd = text[s:e]
-				}
+	for _, r := range [2]role{p.ip4, p.ip6} {
+		if s, e, ok := r.span(caps); ok {
+			f.addr, _ = parseAddr(text, s, e)
+			f.seen, f.odd = true, nil
+			if !f.addr.IsValid() && bytes.IndexByte(text[s:e], ':') < 0 && !isCut(text, s, e, false) {
+				f.odd = text[s:e]
 			}
+			break
 		}
 	}
 	take := func(dst *[]byte, r role) {
-		if r != nil {
-			*dst = r.of(text, caps)
+		if v := r.of(text, caps); v != nil {
+			*dst = v
 		}
 	}
 	flag := func(dst *bool, r role) {
-		if r != nil {
-			*dst = len(r.of(text, caps)) > 0
+		if v := r.of(text, caps); v != nil {
+			*dst = len(v) > 0
 		}
 	}
 	take(&f.cidr, p.cidr)
