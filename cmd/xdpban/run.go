@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -75,6 +77,9 @@ func (c *runCmd) Run(a *app) error {
 		},
 		LedgerPath:  filepath.Join(s.StateDir, "ledger.db"),
 		HaveJournal: haveJournal,
+		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		},
 		Notify: func(state string) {
 			if _, err := sdnotify.SdNotify(false, state); err != nil {
 				log.Warn("could not tell the service manager", "state", state, "error", err)

@@ -527,6 +527,14 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 			result.Jails = append(result.Jails, config.Jails[i].Name)
 		}
 	}
+	select {
+	case d.reloaded <- struct{}{}:
+	default:
+	}
+	if was, is := old.Settings, config.Settings; was.BPFDir != is.BPFDir || was.Socket != is.Socket || was.StateDir != is.StateDir || was.MaxBans != is.MaxBans || was.Mode != is.Mode {
+		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, max_bans and mode are taken at a restart, not at a reload")
+		d.log.Warn(result.Warnings[0])
+	}
 	d.log.Info("configuration reloaded", "jails", len(result.Jails))
 	return result, nil
 }

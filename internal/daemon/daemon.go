@@ -94,6 +94,8 @@ type Options struct {
 	Present   func(*jails.Jail) bool
 	Blocklist Blocklist
 	Host      Host
+	// Lookup finds the addresses of a host name.
+	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
 	// LedgerPath is the ledger's file.
 	LedgerPath string
 	// HaveJournal says that a journal is there to be read.
@@ -122,11 +124,13 @@ type Daemon struct {
 	log     *slog.Logger
 	started time.Time
 
-	calls   chan func()   // what others want done in the loop
-	batches chan batch    // from the sources
-	ended   chan error    // a source that ended by itself
-	commits chan error    // results of the ledger's writes
-	done    chan struct{} // closed when the loop has ended
+	calls    chan func()   // what others want done in the loop
+	batches  chan batch    // from the sources
+	named    chan named    // failures whose names are to be looked up
+	reloaded chan struct{} // the names in ignoreip may be others
+	ended    chan error    // a source that ended by itself
+	commits  chan error    // results of the ledger's writes
+	done     chan struct{} // closed when the loop has ended
 
 	// All below belongs to the loop.
 	ledger     *ledger.Ledger
@@ -136,6 +140,7 @@ type Daemon struct {
 	streams    map[string]*stream
 	own        []netip.Prefix
 	session    []netip.Prefix
+	names      []netip.Prefix
 	manual     map[netip.Prefix]bool // allowlisted by hand
 	allowed    map[netip.Prefix]string
 	interfaces []control.Interface
@@ -153,6 +158,8 @@ func New(o Options) *Daemon {
 		o: o, log: o.Log,
 		calls:      make(chan func()),
 		batches:    make(chan batch, 4),
+		named:      make(chan named, lookupQueue),
+		reloaded:   make(chan struct{}, 1),
 		ended:      make(chan error, 1),
 		commits:    make(chan error, 1),
 		done:       make(chan struct{}),
@@ -201,9 +208,11 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	}
 	defer d.stopReading()
 
-	watchCtx, stopWatch := context.WithCancel(ctx)
-	defer stopWatch()
-	go d.watchHost(watchCtx)
+	besides, stop := context.WithCancel(ctx)
+	defer stop()
+	go d.watchHost(besides)
+	go d.resolveFailures(besides)
+	go d.refreshNames(besides)
 
 	ready()
 	d.o.Notify("READY=1")
@@ -302,7 +311,9 @@ func (d *Daemon) take(b batch) {
 	d.streams[s.name] = s
 	var bans []jails.Ban
 	for _, f := range b.failures {
-		bans = append(bans, d.judge.Failure(s.jails[f.Filter], f, now)...)
+		if jail := s.jails[f.Filter]; !d.byName(jail, f) {
+			bans = append(bans, d.judge.Failure(jail, f, now)...)
+		}
 	}
 	if len(bans) > 0 {
 		d.enforce(bans)

@@ -27,6 +27,7 @@ type world struct {
 	host   *machine
 	log    *log
 	ledger string
+	names  map[string]netip.Addr
 
 	mu     sync.Mutex
 	config *jails.Config
@@ -69,9 +70,15 @@ func (w *world) run() (d *Daemon, stop func()) {
 		Present:   func(*jails.Jail) bool { return true },
 		Blocklist: w.kernel, Host: w.host.host(), LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
-		Notify:      func(string) {},
-		Log:         slog.New(slog.NewTextHandler(w.t.Output(), nil)),
-		Now:         time.Now,
+		Lookup: func(_ context.Context, name string) ([]netip.Addr, error) {
+			if a, ok := w.names[name]; ok {
+				return []netip.Addr{a}, nil
+			}
+			return nil, errors.New("no such host")
+		},
+		Notify: func(string) {},
+		Log:    slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+		Now:    time.Now,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})
@@ -452,5 +459,39 @@ func TestLedgerIsLocked(t *testing.T) {
 	})
 	if err := d.Run(context.Background(), func() {}); !errors.Is(err, ledger.ErrLocked) {
 		t.Errorf("a second daemon: %v, want ErrLocked", err)
+	}
+}
+
+func TestNames(t *testing.T) {
+	w := newWorld(t)
+	w.names = map[string]netip.Addr{"attacker.example.org": netip.MustParseAddr("192.0.2.8"), "friend.example.org": netip.MustParseAddr("192.0.2.9")}
+	filter, err := matcher.Compile(matcher.Filter{Name: "ftp", Failregex: []string{`^Login failed from <HOST>$`}, Programs: []string{"ftpd"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, use := range []jails.UseDNS{jails.DNSYes, jails.DNSNo} {
+		w.config.Jails = append(w.config.Jails, jails.Jail{
+			Name: "ftp-" + string(use), Enabled: true, Files: []string{"/var/log/auth.log"}, Filter: filter, UseDNS: use,
+			MaxRetry: 1, FindTime: time.Minute, BanTime: time.Hour,
+		})
+	}
+	w.config.Settings.IgnoreNames = []string{"friend.example.org", "nowhere.example.org"}
+	d, _ := w.run()
+	w.until("the friend's name looked up, and the unknown one told of", func() bool {
+		s, err := d.Status(context.Background())
+		return err == nil && len(s.Problems) == 1
+	})
+	at := time.Now().Format("2006-01-02T15:04:05.000000-07:00")
+	w.log.write(
+		at+" host ftpd[1]: Login failed from nowhere.example.org",
+		at+" host ftpd[1]: Login failed from friend.example.org",
+		at+" host ftpd[1]: Login failed from attacker.example.org",
+	)
+	w.untilBanned("192.0.2.8")
+	if e, _ := w.kernel.banned("192.0.2.8"); e.Jail != "ftp-yes" {
+		t.Errorf("banned by %s, which doesn't look names up", e.Jail)
+	}
+	if _, ok := w.kernel.banned("192.0.2.9"); ok {
+		t.Error("a name in ignoreip was banned")
 	}
 }

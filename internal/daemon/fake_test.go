@@ -135,6 +135,7 @@ func (k *kernelList) Ports() ([]control.Port, error) { return nil, nil }
 func (k *kernelList) SetAllow(list []Allow) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	defer k.touch()
 	for _, a := range list {
 		k.allow[a.Prefix] = a.Origin
 	}

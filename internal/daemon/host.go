@@ -44,6 +44,7 @@ func (d *Daemon) refreshAllowed() error {
 	d.judge.SetAllowed(OriginSession, d.session)
 	manual := slices.Collect(maps.Keys(d.manual))
 	d.judge.SetAllowed(OriginManual, manual)
+	d.judge.SetAllowed(OriginName, d.names)
 
 	want := map[netip.Prefix]string{}
 	for _, group := range []struct {
@@ -53,6 +54,7 @@ func (d *Daemon) refreshAllowed() error {
 		// Where one prefix has several reasons, the last one is shown.
 		{OriginOwn, own},
 		{OriginSession, d.session},
+		{OriginName, d.names},
 		{OriginConfig, d.config.Settings.IgnoreIP},
 		{OriginManual, manual},
 	} {
