@@ -21,6 +21,7 @@ type dateTemplate struct {
 	epoch     int  // the group with seconds since 1970
 	long      bool // … or milli- or microseconds, by its length
 	lineStart bool // found at the start of the line only
+	atTop     bool // … and what is cut out starts there, or nothing is
 }
 
 type dateField struct {
@@ -166,7 +167,7 @@ func newDateTemplate(pattern string) (*dateTemplate, error) {
 	up := strings.ToUpper(pattern)
 	top := strings.HasPrefix(up, "^") || strings.HasPrefix(up, "{^LN-BEG}")
 	if isNamedDate(pattern) && (strings.HasSuffix(up, "TAI64N") || top && !strings.HasSuffix(up, "LEPOCH")) {
-		t.lineStart, t.parse = top, (*cursor).epochSeconds
+		t.lineStart, t.atTop, t.parse = top, top, (*cursor).epochSeconds
 		if strings.HasSuffix(up, "TAI64N") {
 			t.parse = (*cursor).tai64n
 		}
@@ -231,6 +232,11 @@ func newDateTemplate(pattern string) (*dateTemplate, error) {
 	case wordStart:
 		expr = `(?=^|\b|\W)` + expr
 	}
+	group, ok := strings.CutPrefix(expr, `^(?:\W{0,2})?`)
+	if !ok {
+		group, ok = strings.CutPrefix(expr, "^")
+	}
+	t.atTop = ok && strings.HasPrefix(group, "(") && !strings.HasPrefix(group, "(?")
 	if wordEnd {
 		expr += `(?=\b|\W|$)`
 	}

@@ -14,8 +14,23 @@ import (
 type scanner struct {
 	window int
 	shift  [1 << 15]uint8 // by three folded bytes; 0: a window ends here
-	bucket map[uint16][]int32
+	heads  []head         // by hash of the three bytes: open addressing
 	words  []word
+}
+
+// head leads to the words whose windows end with the same three bytes.
+type head struct {
+	key   uint16
+	words []int32 // empty: none
+}
+
+// bucket are the words whose windows end with the three bytes of k.
+func (s *scanner) bucket(k uint16) *head {
+	for i := int(k ^ k>>5); ; i++ {
+		if h := &s.heads[i&(len(s.heads)-1)]; h.key == k || len(h.words) == 0 {
+			return h
+		}
+	}
 }
 
 // word is one string to find: its window decides the hit, the rest is
@@ -23,7 +38,7 @@ type scanner struct {
 type word struct {
 	text   []byte // folded
 	offset int    // where its window starts
-	mask   []uint64
+	marks  []mark
 }
 
 // A window has at least minWindow bytes: three to hash. Words of at least
@@ -40,7 +55,11 @@ const (
 func fold(b byte) byte { return b | 0x20 }
 
 func newScanner(words []word) *scanner {
-	s := &scanner{window: maxWindow, bucket: map[uint16][]int32{}, words: words}
+	size := 16
+	for size < 4*len(words) {
+		size *= 2
+	}
+	s := &scanner{window: maxWindow, heads: make([]head, size), words: words}
 	for _, w := range words {
 		s.window = min(s.window, len(w.text))
 	}
@@ -55,7 +74,8 @@ func newScanner(words []word) *scanner {
 			k := key3(win[e-2], win[e-1], win[e])
 			s.shift[k] = min(s.shift[k], uint8(len(win)-1-e))
 			if e == len(win)-1 {
-				s.bucket[k] = append(s.bucket[k], int32(i))
+				h := s.bucket(k)
+				h.key, h.words = k, append(h.words, int32(i))
 			}
 		}
 	}
@@ -76,8 +96,8 @@ func (s *scanner) next(b []byte, i int) (hits []int32, end int) {
 		var k uint16
 		for {
 			v := binary.LittleEndian.Uint32(b[i-2:])
-			k = uint16(v&0x1f | v>>3&0x3e0 | v>>6&0x7c00)
-			d := int(s.shift[k&0x7fff])
+			k = uint16(v&0x1f|v>>3&0x3e0|v>>6&0x7c00) & 0x7fff
+			d := int(s.shift[k])
 			if d == 0 {
 				break
 			}
@@ -85,7 +105,7 @@ func (s *scanner) next(b []byte, i int) (hits []int32, end int) {
 				return nil, -1
 			}
 		}
-		bucket := s.bucket[k]
+		bucket := s.bucket(k).words
 		for j, n := range bucket {
 			if s.stands(n, b, i) {
 				return bucket[j:], i
@@ -144,47 +164,4 @@ func rarity(x byte) int {
 		return 3
 	}
 	return 2
-}
-
-// usable returns the best part of a literal to search raw lines for, folded;
-// nil if none is long enough. What is searched for must be ASCII (the line's
-// encoding isn't known yet) and within a line. If the date is cut out of the
-// line before matching, the place of the cut must not be within it: a date
-// ends with a word's end, so it can't be followed by a letter or digit, and
-// any byte followed only by those is safe.
-func usable(literal []byte, cut bool) []byte {
-	var best []byte
-	from := 0
-	take := func(to int) {
-		if to-from >= minWindow && weight(literal[from:to]) > weight(best) {
-			best = literal[from:to]
-		}
-	}
-	for i, x := range literal {
-		switch {
-		case x == '\n' || x == '\r' || x == 0 || x >= 0x80:
-			take(i)
-			from = i + 1
-		case cut && i > from && !isWord(x):
-			take(i)
-			from = i
-		}
-	}
-	take(len(literal))
-	if best == nil {
-		return nil
-	}
-	folded := make([]byte, len(best))
-	for i, x := range best {
-		folded[i] = fold(x)
-	}
-	return folded
-}
-
-func weight(b []byte) int {
-	n := 0
-	for _, x := range b {
-		n += rarity(fold(x))
-	}
-	return n
 }

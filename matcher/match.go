@@ -62,7 +62,9 @@ func (s *Set) try(n int, raw []byte) verdict {
 	text := v.text
 	if f.multiline() {
 		f.lines.push(text, s.cand, f.first, len(f.fail))
-		text = f.lines.joined
+		if text = f.lines.text(); text == nil {
+			return verdict{Missed, -1, -1}
+		}
 	}
 	whole := text
 	var common fields
@@ -218,8 +220,8 @@ func (s *Set) judge(f *setFilter, v *view, g *fields, lines int) Outcome {
 	}
 	if session != nil {
 		for _, u := range session.users {
-			if !slices.Contains(x.Users, u) {
-				x.Users = append(x.Users, u)
+			if !slices.Contains(x.Users, asString(u)) {
+				x.Users = append(x.Users, asString(u))
 			}
 		}
 	}

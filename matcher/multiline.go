@@ -1,6 +1,9 @@
 package matcher
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+)
 
 // lineBuffer holds the last lines for patterns that span several.
 type lineBuffer struct {
@@ -37,14 +40,18 @@ func (b *lineBuffer) push(text []byte, cand []uint64, first, patterns int) {
 		}
 	}
 	b.lines = append(b.lines, l)
-	b.join()
 }
 
-func (b *lineBuffer) join() {
+// text is all the lines; nil if no pattern has one of its literals in them.
+func (b *lineBuffer) text() []byte {
+	if !slices.ContainsFunc(b.hits, func(n int) bool { return n > 0 }) {
+		return nil
+	}
 	b.joined = b.joined[:0]
 	for _, l := range b.lines {
 		b.joined = append(b.joined, l.text...)
 	}
+	return b.joined
 }
 
 // drop removes a line, whose memory may be used again.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -54,39 +53,70 @@ func (f *fields) read(p *pattern, text []byte, caps []int) {
 
 // session is what the lines with one <F-MLFID> have said so far.
 type session struct {
-	fields           // cloned from the lines
-	users   []string // all that tried, in order
+	fields           // what they caught last, kept in memory of its own
+	users   [][]byte // all that tried, in order
 	lines   int      // lines that wait to be counted
 	quiet   int      // lines of <F-NOFAIL>: counted if a failure follows
 	pending bool     // a failure waits for its address
 	started time.Time
+	number  uint64    // tells it from others that had the same id
+	memory  [5][]byte // of the fields
 }
 
 // sessions are a filter's open sessions. They are forgotten after a while, and
 // the oldest first when there are too many: an attacker opens as many as he
-// likes.
+// likes. What one may hold is bounded for the same reason.
 type sessions struct {
 	open  map[string]*session
-	queue []queued // by age; may hold sessions that were closed since
+	queue []queued // by age; may name sessions that were closed since
+	made  uint64
+	spare []*session
 }
 
 type queued struct {
-	id string
-	s  *session
+	id     string
+	number uint64
 }
 
 const (
 	sessionTime = 5 * time.Minute
 	maxSessions = 4096
+	maxUsers    = 16
+	maxField    = 256 // bytes of an id or a user
 )
 
 func (t *sessions) get(id []byte, now time.Time) *session {
 	s := t.open[asString(id)]
 	if s != nil && now.Sub(s.started) > sessionTime {
-		delete(t.open, asString(id))
+		t.close(asString(id), s)
 		return nil
 	}
 	return s
+}
+
+// close forgets a session. It may be used until the next is opened.
+func (t *sessions) close(id string, s *session) {
+	delete(t.open, id)
+	if len(t.spare) < maxSessions {
+		t.spare = append(t.spare, s)
+	}
+}
+
+// fresh returns a session that knows nothing, on used memory if there is some.
+func (t *sessions) fresh(now time.Time) *session {
+	s := &session{}
+	if n := len(t.spare); n > 0 {
+		s, t.spare = t.spare[n-1], t.spare[:n-1]
+		*s = session{memory: s.memory, users: s.users[:0]}
+	}
+	t.made++
+	s.started, s.number = now, t.made
+	return s
+}
+
+func (t *sessions) alive(q queued) bool {
+	s := t.open[q.id]
+	return s != nil && s.number == q.number
 }
 
 func (t *sessions) add(id []byte, s *session) {
@@ -94,17 +124,17 @@ func (t *sessions) add(id []byte, s *session) {
 		t.open = map[string]*session{}
 	}
 	if len(t.queue) >= 2*maxSessions {
-		t.queue = slices.DeleteFunc(t.queue, func(q queued) bool { return t.open[q.id] != q.s })
+		t.queue = slices.DeleteFunc(t.queue, func(q queued) bool { return !t.alive(q) })
 	}
 	for len(t.open) >= maxSessions {
-		if q := t.queue[0]; t.open[q.id] == q.s {
-			delete(t.open, q.id)
+		if q := t.queue[0]; t.alive(q) {
+			t.close(q.id, t.open[q.id])
 		}
 		t.queue = t.queue[1:]
 	}
-	k := strings.Clone(asString(id))
+	k := string(id)
 	t.open[k] = s
-	t.queue = append(t.queue, queued{k, s})
+	t.queue = append(t.queue, queued{k, s.number})
 }
 
 // merge adds a line of a session to what the session knows, by fail2ban's
@@ -116,45 +146,41 @@ func (t *sessions) add(id []byte, s *session) {
 // is pending, unless another user was tried in the session before.
 // <F-MLFFORGET> ends the session after this line.
 func (t *sessions) merge(f *fields, lines int, now time.Time) *session {
-	// What this line says of itself, against what the session kept.
-	nofail := f.nofail || f.gained
-	gained := f.gained
-	wasQuiet := false
+	nofail, gained := f.nofail || f.gained, f.gained
+	forget := f.forget || len(f.mlfid) > maxField
 	s := t.get(f.mlfid, now)
 	if s != nil {
 		s.addUser(f.user)
-		wasQuiet = s.nofail || s.gained
-		s.nofail, s.gained = false, false
 		if gained {
 			s.pending = false
 		}
-		if !wasQuiet && !s.pending {
+		if !s.nofail && !s.gained && !s.pending {
 			s.lines = 0 // they were counted with the failure before
 		}
 		s.update(f)
-		s.nofail, s.gained = nofail, gained
-		if f.forget {
-			delete(t.open, asString(f.mlfid))
+		if forget {
+			t.close(asString(f.mlfid), s)
 		}
 	} else {
-		s = &session{started: now}
+		s = t.fresh(now)
 		s.update(f)
-		s.nofail, s.gained = nofail, gained
-		if !f.forget {
+		if !forget {
 			s.addUser(f.user)
 			t.add(f.mlfid, s)
+		} else {
+			t.spare = append(t.spare, s)
 		}
 	}
+	s.nofail, s.gained = nofail, gained
 	if s.pending || len(s.users) > 1 {
 		s.pending = false
 		s.nofail, s.gained = false, false
-		nofail, gained = false, false
+		nofail = false
 	}
 	switch {
 	case !nofail:
-		s.lines += s.quiet
+		s.lines += s.quiet + lines
 		s.quiet = 0
-		s.lines += lines
 	case !f.forget:
 		s.quiet += lines
 	}
@@ -162,29 +188,41 @@ func (t *sessions) merge(f *fields, lines int, now time.Time) *session {
 }
 
 func (s *session) addUser(u []byte) {
-	if len(u) > 0 && !slices.Contains(s.users, asString(u)) && len(s.users) < maxUsers {
-		s.users = append(s.users, string(u))
+	u = u[:min(len(u), maxField)]
+	if len(u) == 0 || len(s.users) == maxUsers || slices.ContainsFunc(s.users, func(v []byte) bool { return bytes.Equal(u, v) }) {
+		return
+	}
+	if n := len(s.users); n < cap(s.users) {
+		s.users = s.users[:n+1]
+		s.users[n] = append(s.users[n][:0], u...)
+	} else {
+		s.users = append(s.users, slices.Clone(u))
 	}
 }
 
-// maxUsers bounds what one session can make us remember.
-const maxUsers = 64
-
-// update takes over what f has, cloned.
+// update takes over what f has.
 func (s *session) update(f *fields) {
 	if f.seen {
-		s.addr, s.seen, s.odd = f.addr, true, slices.Clone(f.odd)
+		s.addr, s.seen, s.odd = f.addr, true, nil
+		s.keep(&s.odd, f.odd, 0)
 	}
-	keep := func(dst *[]byte, v []byte) {
-		if v != nil {
-			*dst = slices.Clone(v)
-			if *dst == nil {
-				*dst = []byte{}
-			}
-		}
+	s.keep(&s.cidr, f.cidr, 1)
+	s.keep(&s.dns, f.dns, 2)
+	s.keep(&s.fid, f.fid, 3)
+	s.keep(&s.user, f.user, 4)
+}
+
+// keep copies v, unless it is nil, into the session's memory. It isn't nil
+// then, even if it is empty.
+func (s *session) keep(field *[]byte, v []byte, place int) {
+	if v == nil {
+		return
 	}
-	keep(&s.cidr, f.cidr)
-	keep(&s.dns, f.dns)
-	keep(&s.fid, f.fid)
-	keep(&s.user, f.user)
+	v = v[:min(len(v), maxField)]
+	if m := &s.memory[place]; *m == nil {
+		*m = append(make([]byte, 0, max(16, len(v))), v...)
+	} else {
+		*m = append((*m)[:0], v...)
+	}
+	*field = s.memory[place]
 }

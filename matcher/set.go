@@ -3,6 +3,7 @@ package matcher
 import (
 	"bytes"
 	"math/bits"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -25,7 +26,8 @@ type Set struct {
 	journal  bool // see SetOptions
 	// everyLine: some pattern has no literal to search for, or spans lines.
 	everyLine bool
-	always    []uint64 // those patterns
+	always    []uint64 // what planes hold before a line is looked at
+	planes    []uint64 // what the line holds of the patterns' clauses
 
 	block   []byte   // the block at hand
 	start   int      // where the line at hand starts in it
@@ -99,42 +101,53 @@ func NewSet(o SetOptions, filters ...*Compiled) *Set {
 		total += len(c.fail) + 1
 	}
 	n := (total + 63) / 64
-	s.always, s.cand = make([]uint64, n), make([]uint64, n)
-	words := map[string][]uint64{}
+	s.cand = make([]uint64, n)
+	s.always, s.planes = make([]uint64, planes*n), make([]uint64, planes*n)
+	needs := map[string][]mark{}
+	always := func(plane, bit int) { s.always[plane*n+bit/64] |= 1 << (bit % 64) }
 	for i, c := range filters {
 		f := &s.filters[i]
 		f.Compiled, f.first = c, len(s.owner)
 		f.view = s.viewFor(c, o.Location)
+		cut := c.cutting()
+		if o.Journal {
+			cut = cutNowhere
+		}
 		for k := range c.fail {
 			bit := len(s.owner)
 			s.owner = append(s.owner, i)
-			found := c.words(k)
-			if found == nil {
-				s.always[bit/64] |= 1 << (bit % 64)
+			clauses := c.clauses(k, cut)
+			if len(clauses) == 0 {
 				s.everyLine = true
 			}
-			for _, w := range found {
-				if words[w] == nil {
-					words[w] = make([]uint64, n)
+			for plane := range planes {
+				if plane >= len(clauses) {
+					always(plane, bit)
+					continue
 				}
-				words[w][bit/64] |= 1 << (bit % 64)
+				for _, w := range clauses[plane] {
+					needs[w] = append(needs[w], mark{int32(plane*n + bit/64), 1 << (bit % 64)})
+				}
 			}
 		}
 		if c.multiline() {
 			bit := len(s.owner)
 			s.owner = append(s.owner, i)
-			s.always[bit/64] |= 1 << (bit % 64)
+			for plane := range planes {
+				always(plane, bit)
+			}
 			s.everyLine = true
 			f.lines.max = c.Filter.MaxLines
 		}
 		f.end = len(s.owner)
 	}
 	var long, short []word
-	for w, mask := range words {
+	for w, marks := range needs {
+		x := word{text: []byte(w), marks: joinMarks(marks)}
 		if len(w) >= longWindow {
-			long = append(long, word{text: []byte(w), mask: mask})
+			long = append(long, x)
 		} else {
-			short = append(short, word{text: []byte(w), mask: mask})
+			short = append(short, x)
 		}
 	}
 	for _, ws := range [][]word{long, short} {
@@ -145,40 +158,18 @@ func NewSet(o SetOptions, filters ...*Compiled) *Set {
 	return s
 }
 
-// words are strings of which the raw line holds one if pattern k can match;
-// nil if there are none to search for.
-func (c *Compiled) words(k int) []string {
-	header := len(c.Filter.Programs) > 0
-	sets := [][][]byte{c.fail[k].re.Literals()}
-	if c.pref != nil {
-		sets = append(sets, c.pref.re.Literals())
-	}
-	for _, set := range sets {
-		var words []string
-		for _, l := range set {
-			w := usable(l, !header)
-			if w == nil {
-				words = nil
-				break
-			}
-			words = append(words, string(w))
-		}
-		if words != nil {
-			return words
+// joinMarks makes one mark of those that are in one word of the planes.
+func joinMarks(marks []mark) []mark {
+	slices.SortFunc(marks, func(a, b mark) int { return int(a.word - b.word) })
+	out := marks[:1]
+	for _, m := range marks[1:] {
+		if l := &out[len(out)-1]; l.word == m.word {
+			l.bits |= m.bits
+		} else {
+			out = append(out, m)
 		}
 	}
-	if !header {
-		return nil
-	}
-	var words []string
-	for _, p := range c.Filter.Programs {
-		w := usable([]byte(strings.TrimSuffix(p, "*")), false)
-		if w == nil {
-			return nil
-		}
-		words = append(words, string(w))
-	}
-	return words
+	return out
 }
 
 // viewFor finds or makes the view of a filter.
@@ -255,27 +246,35 @@ func (s *Set) scan(block []byte, emit func(*Failure)) {
 			pos = hit
 		}
 		end := pos + bytes.IndexByte(block[pos:], '\n') + 1
-		copy(s.cand, s.always)
+		copy(s.planes, s.always)
 		for i := range s.scanners {
 			l := &s.scanners[i]
 			for l.end >= 0 && l.end < end {
 				for _, n := range l.hits {
 					if l.stands(n, block, l.end) {
-						for k, m := range l.words[n].mask {
-							s.cand[k] |= m
+						for _, m := range l.words[n].marks {
+							s.planes[m.word] |= m.bits
 						}
 					}
 				}
 				l.hits, l.end = l.next(block, l.end+1)
 			}
 		}
-		s.start = start
-		s.match(block[start:end], emit)
+		n := len(s.cand)
+		some := uint64(0)
+		for k := range s.cand {
+			s.cand[k] = s.planes[k] & s.planes[n+k] & s.planes[2*n+k]
+			some |= s.cand[k]
+		}
+		if some != 0 {
+			s.start = start
+			s.match(block[start:end], emit)
+		}
 		pos = end
 	}
 	for i := range s.views {
 		if v := &s.views[i]; v.det != nil {
-			s.lookBack(v, len(block))
+			s.lookBack(v, len(block), 8)
 		}
 	}
 }
@@ -386,16 +385,15 @@ func (s *Set) when(v *view) time.Time {
 		}
 		return f.time
 	}
-	s.lookBack(v, s.start)
+	s.lookBack(v, s.start, 64)
 	f.time = v.det.undated(s.arrival)
 	return f.time
 }
 
 // lookBack tells v's detector the date of the last dated line before an
-// offset of the block, which no pattern had reason to look at until now. Few
-// lines without a date stand in a row.
-func (s *Set) lookBack(v *view, to int) {
-	const most = 64
+// offset of the block, which no pattern had reason to look at until now. It
+// looks at so many lines at most: few without a date stand in a row.
+func (s *Set) lookBack(v *view, to, most int) {
 	end := to
 	for n := 0; n < most && end > v.seen; n++ {
 		start := bytes.LastIndexByte(s.block[:end-1], '\n') + 1
