@@ -110,8 +110,8 @@ func NewSet(o SetOptions, filters ...*Compiled) *Set {
 		f.Compiled, f.first = c, len(s.owner)
 		f.view = s.viewFor(c, o.Location)
 		cut := c.cutting()
-		if o.Journal {
-			cut = cutNowhere
+		if o.Journal && cut == cutAnywhere {
+			cut = cutTop // the entry's own time
 		}
 		for k := range c.fail {
 			bit := len(s.owner)
