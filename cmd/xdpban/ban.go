@@ -142,7 +142,8 @@ func (a *app) warnUnattached(m *pinned) error {
 
 type unbanCmd struct {
 	targets `embed:""`
-	All     bool `help:"End all bans."`
+	All     bool   `help:"End all bans."`
+	Jail    string `help:"End only what is banned under this name: a longer ban by another stays."`
 }
 
 func (c *unbanCmd) Run(a *app) error {
@@ -161,9 +162,11 @@ func (c *unbanCmd) Run(a *app) error {
 			return err
 		}
 		for _, b := range l.Bans {
-			list = append(list, b.Prefix)
+			if c.Jail == "" || b.Jail == c.Jail {
+				list = append(list, b.Prefix)
+			}
 		}
-	} else if list, err = c.read(a); err != nil {
+	} else if list, err = c.ofJail(a, bl); err != nil {
 		return err
 	}
 	var res control.UnbanResult
@@ -191,4 +194,24 @@ func (c *unbanCmd) Run(a *app) error {
 		return errReported
 	}
 	return err
+}
+
+// ofJail reads the prefixes, and leaves out those that aren't banned by the
+// jail, if one is named.
+func (c *unbanCmd) ofJail(a *app, bl blocklist) ([]netip.Prefix, error) {
+	list, err := c.read(a)
+	if err != nil || c.Jail == "" {
+		return list, err
+	}
+	var own []netip.Prefix
+	for _, p := range list {
+		w, err := bl.Why(a.ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		if len(w.Bans) > 0 && w.Bans[0].Prefix == p && w.Bans[0].Jail == c.Jail {
+			own = append(own, p)
+		}
+	}
+	return own, nil
 }
