@@ -65,6 +65,7 @@ type grammar struct {
 	Doctor  doctorCmd  `cmd:"" group:"Running" help:"Check what this machine offers, and say how to fix what is missing."`
 
 	Convert    convertCmd    `cmd:"" group:"Other" help:"Write another system's jails as xdpban's."`
+	Demo       demoCmd       `cmd:"" group:"Other" help:"Show it all for real, on two throwaway hosts in network namespaces."`
 	Version    versionCmd    `cmd:"" group:"Other" help:"Print the version."`
 	Completion completionCmd `cmd:"" group:"Other" help:"Print a completion script for a shell."`
 }
