@@ -62,9 +62,10 @@ type Judge struct {
 	tracked, past int // tracks in windows lists and in past lists
 	stats         Stats
 
-	changed, handed map[trackKey]struct{} // since Changes, since Saved
-	events          map[string]*Event     // by key; nil: never happened
-	handedEvents    map[string]*Event
+	changed      []*track          // since Changes
+	handed       []*track          // by Changes, since Saved
+	events       map[string]*Event // since Changes, by key; nil: it didn't happen
+	handedEvents map[string]*Event
 }
 
 // Stats count what a Judge has done since it was made.
@@ -108,10 +109,8 @@ func NewJudge(c *Config) *Judge {
 		jails:    map[string]*jail{},
 		allowed:  map[string]*bart.Lite{},
 		standing: map[netip.Prefix]*track{},
-		changed:  map[trackKey]struct{}{},
-		handed:   map[trackKey]struct{}{},
+		events:   map[string]*Event{},
 
-		events:       map[string]*Event{},
 		handedEvents: map[string]*Event{},
 	}
 	j.Reload(c)

@@ -777,3 +777,143 @@ func BenchmarkFailure(b *testing.B) {
 		})
 	}
 }
+
+// consistent checks that the judge's indexes say the same.
+func (j *Judge) consistent() error {
+	windows, past, standing, finite := 0, 0, map[netip.Prefix]int{}, 0
+	for name, js := range j.jails {
+		for p, t := range js.tracks {
+			stands := t.ban != nil && t.ban.standing
+			var list *trackList
+			switch {
+			case len(t.window) > 0:
+				list = &js.windows
+				windows++
+			case t.ban != nil && !stands:
+				list = &js.past
+				past++
+			case !stands:
+				return fmt.Errorf("%s %s: nothing to remember", name, p)
+			}
+			if t.list != list || t.prefix != p || t.jail != js {
+				return fmt.Errorf("%s %s: in the wrong list", name, p)
+			}
+			if !slices.IsSortedFunc(t.window, func(a, b entry) int { return a.compare(b.at) }) {
+				return fmt.Errorf("%s %s: window out of order", name, p)
+			}
+			if js.conf != nil && len(t.window) > js.conf.MaxRetry {
+				return fmt.Errorf("%s %s: %d failures kept", name, p, len(t.window))
+			}
+			if stands && !t.ban.observed {
+				standing[p]++
+			}
+			if stands && t.ban.until != forever {
+				finite++
+				if j.ends[t.ban.index] != t {
+					return fmt.Errorf("%s %s: not in the heap", name, p)
+				}
+			}
+		}
+		n := 0
+		for t := js.windows.front; t != nil; t = t.next {
+			n++
+		}
+		if n != js.windows.len {
+			return fmt.Errorf("%s: %d windows in a list of %d", name, n, js.windows.len)
+		}
+	}
+	if windows != j.tracked || past != j.past || finite != len(j.ends) || len(standing) != len(j.standing) {
+		return fmt.Errorf("%d windows, %d past, %d ends, %d standing; counted %d, %d, %d, %d",
+			windows, past, finite, len(standing), j.tracked, j.past, len(j.ends), len(j.standing))
+	}
+	for p, n := range standing {
+		got := 0
+		for t := j.standing[p]; t != nil; t = t.sibling {
+			got++
+		}
+		if got != n {
+			return fmt.Errorf("%s: %d bans stand, %d are listed", p, n, got)
+		}
+	}
+	return nil
+}
+
+func FuzzJudge(f *testing.F) {
+	for seed := range uint64(40) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		ops := make([]byte, 400)
+		for i := range ops {
+			ops[i] = byte(r.Uint32())
+		}
+		f.Add(ops)
+	}
+	w := randomWorld(rand.New(rand.NewPCG(1, 1)), 0, 1)
+	settings := Settings{MaxTracked: 8, MaxBansPerMin: 3, Remember: time.Hour}
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		j, now, disk := NewJudge(&Config{Settings: settings, Jails: w.jails}), t0, book{}
+		for len(ops) >= 3 {
+			op, a, b := ops[0], ops[1], ops[2]
+			ops = ops[3:]
+			source := fmt.Sprintf("192.0.%d.%d", a&1, a>>1&7)
+			name := w.jails[int(b)%len(w.jails)].Name
+			when := now.Add(-time.Duration(b) * 10 * time.Second)
+			switch op % 16 {
+			default:
+				for _, ban := range j.Failure(name, &matcher.Failure{Source: addr(source), Time: when, Line: []byte(source)}, now) {
+					if found, ok := j.Find(ban.Prefix); !ok || ban.Observed || ban.Over(now) || !found.Forever() && found.Until.Before(ban.Until) {
+						t.Fatalf("returned %+v, found %+v", ban, found)
+					}
+				}
+			case 8, 9:
+				now = now.Add(time.Duration(a) * time.Duration(b) * time.Second)
+				for _, ban := range j.Expire(now) {
+					if ban.Observed || !ban.Over(now) {
+						t.Fatalf("expired %+v at %v", ban, now)
+					}
+				}
+			case 10:
+				d := (time.Duration(b) + 1) * time.Minute
+				if b == 0 {
+					d = Forever
+				}
+				if _, err := j.Ban(addr(source), Manual, d, now); err != nil {
+					t.Fatal(err)
+				}
+			case 11:
+				j.Unban(addr(source), now)
+				if _, ok := j.Find(addr(source)); ok {
+					t.Fatal("stands after Unban")
+				}
+			case 12:
+				conf := slices.Clone(w.jails)
+				conf[4].Observe = a&1 == 0
+				if a&2 == 0 {
+					conf = conf[1:]
+				}
+				j.Reload(&Config{Settings: settings, Jails: conf})
+			case 13:
+				disk.take(j.Changes())
+				j.Saved()
+				j = NewJudge(&Config{Settings: settings, Jails: w.jails})
+				if err := j.Restore(disk.records(), now); err != nil {
+					t.Fatal(err)
+				}
+			case 14:
+				j.Adopt(Ban{Prefix: addr(source), Jail: name, Since: when, Until: when.Add(time.Hour)})
+			case 15:
+				now = now.Add(-time.Duration(b) * time.Second) // a clock set back
+			}
+			if err := j.consistent(); err != nil {
+				t.Fatal(err)
+			}
+			j.Why(addr(source), now)
+			if next := j.Next(); !next.IsZero() {
+				for ban := range j.Standing() {
+					if !ban.Forever() && ban.Until.Before(next) {
+						t.Fatalf("%+v ends before %v", ban, next)
+					}
+				}
+			}
+		}
+	})
+}

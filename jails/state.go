@@ -61,20 +61,32 @@ func banEvent(b Ban) Event {
 }
 
 // touch marks a track as changed.
-func (j *Judge) touch(t *track) { j.changed[trackKey{t.jail, t.prefix}] = struct{}{} }
+func (j *Judge) touch(t *track) {
+	if !t.changed {
+		t.changed = true
+		j.changed = append(j.changed, t)
+	}
+}
 
 // Changes returns what has changed and isn't saved yet: since the last call
 // that was followed by Saved. A transaction that failed is so made up for by
 // the next one.
 func (j *Judge) Changes() []Record {
-	maps.Copy(j.handed, j.changed)
-	clear(j.changed)
+	for _, t := range j.changed {
+		t.changed = false
+		if !t.handed {
+			t.handed = true
+			j.handed = append(j.handed, t)
+		}
+	}
+	j.changed = nil
 	maps.Copy(j.handedEvents, j.events)
 	clear(j.events)
 	records := make([]Record, 0, len(j.handed)+len(j.handedEvents))
-	for k := range j.handed {
-		r := Record{Kind: KindOffender, Key: k.jail.name + " " + k.prefix.String()}
-		if t := k.jail.tracks[k.prefix]; t != nil {
+	for _, t := range j.handed {
+		r := Record{Kind: KindOffender, Key: t.jail.name + " " + t.prefix.String()}
+		// One that was forgotten may have come anew.
+		if t := t.jail.tracks[t.prefix]; t != nil {
 			r.Value = t.marshal()
 		}
 		records = append(records, r)
@@ -91,7 +103,10 @@ func (j *Judge) Changes() []Record {
 
 // Saved says that what Changes returned last is on disk.
 func (j *Judge) Saved() {
-	clear(j.handed)
+	for _, t := range j.handed {
+		t.handed = false
+	}
+	j.handed = nil
 	clear(j.handedEvents)
 }
 

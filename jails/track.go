@@ -26,11 +26,8 @@ type track struct {
 	list       *trackList
 	prev, next *track
 	touched    int64 // when it last got a failure, by the clock
-}
 
-type trackKey struct {
-	jail   *jail
-	prefix netip.Prefix
+	changed, handed bool // it is in the judge's list of that name
 }
 
 // entry is one failure.
