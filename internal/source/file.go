@@ -171,10 +171,11 @@ type stream struct {
 
 // file is one open file of a stream.
 type file struct {
-	s  *stream
-	fd int
-	id fileID
-	wd int // -1: not watched
+	s    *stream
+	fd   int
+	id   fileID
+	born int64
+	wd   int // -1: not watched
 
 	off      int64  // everything before it was emitted or dropped
 	start    []byte // the first bytes, of those before off
@@ -271,22 +272,34 @@ func (r *reader) resume(s *stream, current fileID) {
 	p := *s.stored
 	s.stored = nil
 	s.modified = p.Modified
+	if p.Inode != 0 && p.Offset == 0 {
+		s.modified-- // written to at once: the kernel's clock is coarse
+	}
 	list := siblings(s.path)
 	for i, old := range append(slices.Clone(p.Older), p) {
 		if old.Inode == 0 {
 			continue
 		}
-		at, ok := findIn(list, old)
-		if ok && r.owner(at.id, nil) == nil {
-			if f := r.openAt(s, &at, old.Offset); f != nil {
-				id := fileID{old.Dev, old.Inode}
-				f.copied = at.id != id && current == id
-				f.since = old.Modified
-				s.files = append(s.files, f)
-				continue
+		var f *file
+		var at sibling
+		for range 10 {
+			var ok bool
+			if at, ok = findIn(list, old); ok && r.owner(at.id, nil) == nil {
+				f = r.openAt(s, &at, old.Offset)
 			}
+			if f != nil || !at.gone && !anyGone(list) {
+				break
+			}
+			list = siblings(s.path)
 		}
-		if i == len(p.Older) {
+		if f != nil {
+			id := fileID{old.Dev, old.Inode}
+			f.copied = at.id != id && current == id
+			f.since = old.Modified
+			s.files = append(s.files, f)
+			continue
+		}
+		if i == len(p.Older) && old.Offset > 0 {
 			r.opt.Log.Warn("log file was deleted or truncated while nobody was reading: its last lines may be lost",
 				"file", s.path, "read_to", old.Offset)
 		}
@@ -488,7 +501,7 @@ func (r *reader) adopt(s *stream, fd int) (*file, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("it is no longer a regular file")
 	}
-	f := &file{s: s, fd: fd, id: fileID{st.Dev, st.Ino}, touched: time.Now()}
+	f := &file{s: s, fd: fd, id: fileID{st.Dev, st.Ino}, born: born(fd), touched: time.Now()}
 	f.note(&st)
 	f.since = f.modified
 	wd, err := r.in.watchFile(fd)
@@ -518,10 +531,12 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 	if isPacked(at.path) {
 		text, osf, err := at.open()
 		if err != nil {
-			r.opt.Log.Warn("rotated log file can't be read: its lines are lost", "file", at.path, "error", err)
+			if !at.gone {
+				r.opt.Log.Warn("rotated log file can't be read: its lines are lost", "file", at.path, "error", err)
+			}
 			return nil
 		}
-		f := &file{s: s, fd: -1, wd: -1, id: at.id, off: off, modified: at.modified, links: 1}
+		f := &file{s: s, fd: -1, wd: -1, id: at.id, born: born(int(osf.Fd())), off: off, modified: at.modified, links: 1}
 		f.packed = &packed{path: at.path, f: osf, text: text, skip: off, head: at.start()}
 		f.packed.blocks = blocks{r: text, max: r.opt.MaxLine}
 		f.extend(f.packed.head)
@@ -543,7 +558,9 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 			unix.Close(fd)
 		}
 	}
-	r.opt.Log.Warn("rotated log file can't be read: its lines are lost", "file", at.path, "error", err)
+	if !at.gone {
+		r.opt.Log.Warn("rotated log file can't be read: its lines are lost", "file", at.path, "error", err)
+	}
 	return nil
 }
 
@@ -554,38 +571,78 @@ func (r *reader) between(s *stream, last *file, modified int64, next *file) []*f
 	for _, f := range append(slices.Clone(s.files), next) {
 		known = append(known, f.head())
 	}
-	list := slices.DeleteFunc(siblings(s.path), func(x sibling) bool { return !x.series })
-	index := func(f *file) int {
-		return slices.IndexFunc(list, func(x sibling) bool { return x.id == f.id })
-	}
-	var found []*file
-	if i := index(next); i >= 0 {
-		list = list[:i] // next was rotated meanwhile, and others after it
-	}
-	if last != nil {
-		r.stat(last)
-		modified = last.modified
-		if i := index(last); i >= 0 {
-			list = list[i+1:]
-			modified = 0
-		}
-	}
-	for i := range list {
-		x := &list[i]
-		if x.modified <= modified || r.owner(x.id, s) != nil || slices.ContainsFunc(s.files, func(f *file) bool { return f.id == x.id }) {
+	for {
+		list := betweenIn(siblings(s.path), last, modified, next)
+		list = slices.DeleteFunc(list, func(x sibling) bool {
+			return r.owner(x.id, s) != nil || slices.ContainsFunc(s.files, func(f *file) bool { return f.id == x.id })
+		})
+		// Those with nothing in them yet, copies of known ones, and those that
+		// are being compressed, are passed over.
+		var heads [][]byte
+		list = slices.DeleteFunc(list, func(x sibling) bool {
+			start := x.start()
+			same := func(k []byte) bool { return sameStart(k, start) }
+			if !x.gone && (len(start) == 0 || slices.ContainsFunc(known, same) || slices.ContainsFunc(heads, same)) {
+				return true
+			}
+			heads = append(heads, start)
+			return false
+		})
+		if anyGone(list) {
 			continue
 		}
-		start := x.start()
-		if len(start) == 0 || slices.ContainsFunc(known, func(k []byte) bool { return sameStart(k, start) }) {
-			continue // nothing in it yet, one of them, a copy of one or one that is being compressed
+		var found []*file
+		for i := range list {
+			if f := r.openAt(s, &list[i], 0); f != nil {
+				found = append(found, f)
+			}
 		}
-		r.opt.Log.Info("found a rotated log file that was never read", "file", x.path)
-		if f := r.openAt(s, x, 0); f != nil {
-			known = append(known, start)
-			found = append(found, f)
+		if anyGone(list) {
+			for _, f := range found {
+				r.closeFile(f)
+			}
+			continue
+		}
+		for i := range list {
+			r.opt.Log.Info("reading a rotated log file from its start", "file", list[i].path)
+		}
+		return found
+	}
+}
+
+// betweenIn picks them by what they follow, if last is among the files, else
+// by time.
+func betweenIn(list []sibling, last *file, modified int64, next *file) []sibling {
+	list = slices.DeleteFunc(list, func(x sibling) bool { return !x.series })
+	i := slices.IndexFunc(list, func(x sibling) bool { return x.id == next.id })
+	if info, err := os.Stat(next.s.path); err != nil || idOf(info) != next.id {
+		i = next.in(list) // it was rotated meanwhile, and others after it
+	}
+	if i >= 0 {
+		list = list[:i]
+	}
+	if last != nil {
+		if i := last.in(list); i >= 0 {
+			return list[i+1:]
+		}
+		last.stat()
+		modified = last.modified - 1 // the kernel's clock is coarse: both may have one time
+	}
+	return slices.DeleteFunc(list, func(x sibling) bool { return x.modified <= modified })
+}
+
+// in finds the file among siblings, compressed or not; -1 if it isn't there.
+func (f *file) in(list []sibling) int {
+	if i := slices.IndexFunc(list, func(x sibling) bool { return x.id == f.id }); i >= 0 {
+		return i
+	}
+	head := f.head()
+	for i := len(list) - 1; i >= 0; i-- {
+		if sameStart(list[i].start(), head) {
+			return i
 		}
 	}
-	return found
+	return -1
 }
 
 // head returns the file's first bytes, read or not.
@@ -598,7 +655,7 @@ func (f *file) head() []byte {
 	return b[:max(n, 0)]
 }
 
-func (r *reader) stat(f *file) {
+func (f *file) stat() {
 	var st unix.Stat_t
 	if f.packed == nil && unix.Fstat(f.fd, &st) == nil {
 		f.note(&st)
@@ -788,7 +845,11 @@ func (s *stream) position() Position {
 }
 
 func (f *file) position() Position {
-	return Position{Dev: f.id.dev, Inode: f.id.ino, Fingerprint: f.print, Offset: f.off, Modified: f.modified}
+	modified := f.modified
+	if f.off == 0 {
+		modified = f.since // whatever was written since is unread
+	}
+	return Position{Dev: f.id.dev, Inode: f.id.ino, Born: f.born, Fingerprint: f.print, Offset: f.off, Modified: modified}
 }
 
 // tell emits the position alone.
@@ -913,6 +974,9 @@ func (r *reader) readPlain(f *file) error {
 // anything of it was read: no fingerprint could tell.
 func (r *reader) copiedUnread(f *file) bool {
 	s := f.s
+	if info, err := os.Stat(s.path); err != nil || idOf(info) != f.id {
+		return false // it was rotated away, not copied
+	}
 	// The kernel's coarse clock may have given both the same time.
 	copies := r.between(s, nil, f.since-1, f)
 	for _, c := range copies {

@@ -29,12 +29,13 @@ type ledger struct {
 	positions map[string]Position
 	blocks    int
 	stopAfter int // blocks; then the emit that would be next fails, uncommitted
+	allowed   int // blocks until emit is held up; -1: any number
 }
 
 var errKilled = errors.New("killed")
 
 func newLedger() *ledger {
-	l := &ledger{lines: map[string][]string{}, positions: map[string]Position{}, stopAfter: -1}
+	l := &ledger{lines: map[string][]string{}, positions: map[string]Position{}, stopAfter: -1, allowed: -1}
 	l.changed = sync.NewCond(&l.mu)
 	return l
 }
@@ -42,6 +43,12 @@ func newLedger() *ledger {
 func (l *ledger) emit(b Block) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for l.allowed == 0 {
+		l.changed.Wait()
+	}
+	if l.allowed > 0 {
+		l.allowed--
+	}
 	if l.stopAfter == 0 {
 		return errKilled
 	}
@@ -58,6 +65,14 @@ func (l *ledger) emit(b Block) error {
 	l.blocks++
 	l.changed.Broadcast()
 	return nil
+}
+
+// allow lets so many blocks pass before emit is held up.
+func (l *ledger) allow(blocks int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.allowed = blocks
+	l.changed.Broadcast()
 }
 
 // wait returns once ok holds. A reader that has lost a line never gets there:
@@ -179,6 +194,13 @@ type numbers struct {
 	path string
 	f    *os.File
 	n    int
+	days int
+}
+
+// date is for the name of a rotated file.
+func (w *numbers) date() string {
+	w.days++
+	return fmt.Sprintf("-202611%04d", w.days)
 }
 
 func openNumbers(t *testing.T, path string) *numbers {
@@ -266,13 +288,13 @@ var rotations = []struct {
 		run(t, "gzip", "-f", w.path+".1")
 	}},
 	{"dated name and xz", func(t *testing.T, w *numbers, _ func()) {
-		dated := fmt.Sprintf("%s-20261124%06d", w.path, w.n)
+		dated := w.path + w.date()
 		rename(t, w.path, dated)
 		w.reopen()
 		run(t, "xz", "-0", dated)
 	}},
 	{"dated stem and zstd", func(t *testing.T, w *numbers, _ func()) {
-		dated := fmt.Sprintf("%s-20261124%06d.log", strings.TrimSuffix(w.path, ".log"), w.n)
+		dated := strings.TrimSuffix(w.path, ".log") + w.date() + ".log"
 		rename(t, w.path, dated)
 		w.reopen()
 		run(t, "zstd", "-q", "--rm", dated)
@@ -299,6 +321,7 @@ var rotations = []struct {
 		}
 		w.write(20)
 		w.reopen()
+		drained()
 	}},
 }
 
@@ -331,6 +354,99 @@ func TestRotationWhileFollowing(t *testing.T) {
 			checkNumbers(t, f.get(path), w.n)
 		})
 	}
+}
+
+// TestRotationUnderBackPressure holds the reader up at random, so that it is
+// files behind.
+func TestRotationUnderBackPressure(t *testing.T) {
+	for _, c := range rotations {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "auth.log")
+			w := openNumbers(t, path)
+			f := follow(t, newLedger(), FilesOptions{Patterns: []string{path}}, func(f *Files) { f.block = 512 })
+			random := rand.New(rand.NewPCG(3, 4))
+			drained := func() {
+				f.allow(-1)
+				f.waitLines(t, path, w.n)
+			}
+			for range 20 {
+				f.allow(random.IntN(8))
+				w.write(random.IntN(100))
+				c.rotate(t, w, drained)
+			}
+			w.write(10)
+			drained()
+			checkNumbers(t, f.get(path), w.n)
+		})
+	}
+}
+
+// TestResume kills the reader at random blocks, and starts it again at once
+// or after one to three rotations that nobody saw.
+func TestResume(t *testing.T) {
+	for _, c := range rotations {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(6) {
+				resume(t, c.rotate, seed)
+			}
+		})
+	}
+}
+
+func resume(t *testing.T, rotate func(*testing.T, *numbers, func()), seed uint64) {
+	path := filepath.Join(t.TempDir(), "auth.log")
+	w := openNumbers(t, path)
+	l := newLedger()
+	l.positions[path] = Position{}
+	random := rand.New(rand.NewPCG(5, seed))
+	running := true
+	start := func() *follower {
+		l.stopAfter = -1
+		return follow(t, l, FilesOptions{Patterns: []string{path}}, func(f *Files) { f.block = 512 })
+	}
+	f := start()
+	drained := func() {
+		if !running {
+			f, running = start(), true
+		}
+		f.waitLines(t, path, w.n)
+	}
+	for range 25 {
+		w.write(random.IntN(60))
+		switch random.IntN(3) {
+		case 0:
+			if running {
+				l.mu.Lock()
+				l.stopAfter = random.IntN(5)
+				l.mu.Unlock()
+				w.write(60)
+				f.stop()
+				running = false
+				if random.IntN(2) == 0 {
+					rotate(t, w, drained)
+				}
+			}
+		case 1:
+			for range 1 + random.IntN(3) {
+				rotate(t, w, drained)
+				w.write(random.IntN(30))
+			}
+		case 2:
+			if !running {
+				f, running = start(), true
+			}
+		}
+	}
+	if running {
+		f.stop()
+	}
+	f = start()
+	w.write(1)
+	f.waitLines(t, path, w.n)
+	f.stop()
+	checkNumbers(t, l.get(path), w.n)
 }
 
 func TestSymlinkSwap(t *testing.T) {
@@ -480,6 +596,45 @@ func TestFoldersAndGlobsAppear(t *testing.T) {
 	if len(l.lines) != 7 {
 		t.Fatalf("streams %v", slices.Collect(maps.Keys(l.lines)))
 	}
+}
+
+// TestGlobCatchesRotated: access.log* names the rotated files too; their
+// lines count once.
+func TestGlobCatchesRotated(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "access.log")
+	w := openNumbers(t, path)
+	l := newLedger()
+	f := follow(t, l, FilesOptions{Patterns: []string{path + "*"}})
+	count := func() int {
+		n := 0
+		for _, lines := range l.lines {
+			n += len(lines)
+		}
+		return n
+	}
+	for i := range 10 {
+		w.write(100)
+		shift(t, path)
+		rename(t, path, path+".1")
+		w.write(50)
+		w.reopen()
+		if i%4 == 3 {
+			f.wait(t, func() bool { return count() >= w.n })
+			f.stop()
+			f = follow(t, l, FilesOptions{Patterns: []string{path + "*"}})
+		}
+	}
+	w.write(100)
+	f.wait(t, func() bool { return count() >= w.n })
+	f.stop()
+	// They may be split among the names, but none is there twice.
+	var all []string
+	for _, lines := range l.lines {
+		all = append(all, lines...)
+	}
+	slices.Sort(all)
+	checkNumbers(t, all, w.n)
 }
 
 func TestHalfLineWaits(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // startSize is how many first bytes of a file tell it from others.
@@ -65,6 +67,11 @@ type sibling struct {
 	series bool
 	number int
 	date   string
+	gone   bool // it was deleted since it was listed: compressed, perhaps
+}
+
+func anyGone(list []sibling) bool {
+	return slices.ContainsFunc(list, func(s sibling) bool { return s.gone })
 }
 
 var (
@@ -190,6 +197,28 @@ func (s *sibling) start() []byte {
 	return b[:n]
 }
 
+// bornAt says whether it may be the file that was made at that time: inodes
+// are soon used again.
+func (s *sibling) bornAt(t int64) bool {
+	f, err := s.openFile()
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	own := born(int(f.Fd()))
+	return t == 0 || own == 0 || own == t
+}
+
+// born returns when the file was made, in Unix nanoseconds, or zero.
+func born(fd int) int64 {
+	var st unix.Statx_t
+	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st)
+	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
+		return 0
+	}
+	return st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+}
+
 // open opens its text, decompressed if its name says so.
 func (s *sibling) open() (text io.ReadCloser, f *os.File, err error) {
 	f, err = s.openFile()
@@ -211,7 +240,7 @@ func (s *sibling) open() (text io.ReadCloser, f *os.File, err error) {
 func (s *sibling) openFile() (*os.File, error) {
 	for range 100 {
 		// Not held up by a FIFO of that name.
-		f, err := os.OpenFile(s.path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOCTTY, 0)
+		f, err := os.OpenFile(s.path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 		if err == nil {
 			var info os.FileInfo
 			if info, err = f.Stat(); err == nil && idOf(info) == s.id {
@@ -225,6 +254,7 @@ func (s *sibling) openFile() (*os.File, error) {
 		list := siblings(s.log)
 		i := slices.IndexFunc(list, func(x sibling) bool { return x.id == s.id })
 		if i < 0 {
+			s.gone = true
 			break
 		}
 		s.path = list[i].path
@@ -237,7 +267,7 @@ func (s *sibling) openFile() (*os.File, error) {
 func findIn(list []sibling, p Position) (sibling, bool) {
 	for i := range list {
 		s := &list[i]
-		if s.id == (fileID{p.Dev, p.Inode}) && isOf(p.Fingerprint, s.start()) && (isPacked(s.path) || s.size >= p.Offset) {
+		if s.id == (fileID{p.Dev, p.Inode}) && s.bornAt(p.Born) && isOf(p.Fingerprint, s.start()) && (isPacked(s.path) || s.size >= p.Offset) {
 			return *s, true
 		}
 	}

@@ -17,11 +17,14 @@ type Position struct {
 	Cursor string            `json:"cursor,omitempty"`
 	Ahead  map[string]string `json:"ahead,omitempty"`
 
-	// Dev and Inode name the file as it was opened, Fingerprint is of its
-	// first bytes (at most those before Offset): a file renamed, copied or
-	// compressed meanwhile is found again by it.
+	// Dev and Inode name the file as it was opened, and Born (Unix
+	// nanoseconds, zero if the file system doesn't know) tells it from a later
+	// one with the same inode. Fingerprint is of its first bytes (at most
+	// those before Offset): a file copied or compressed meanwhile is found
+	// again by it.
 	Dev         uint64 `json:"dev,omitempty"`
 	Inode       uint64 `json:"ino,omitempty"`
+	Born        int64  `json:"born,omitempty"`
 	Fingerprint string `json:"fp,omitempty"`
 	// Offset counts bytes, of the text if the file is compressed.
 	Offset int64 `json:"off,omitempty"`
