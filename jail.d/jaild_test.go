@@ -70,19 +70,19 @@ func newSet(j *jails.Jail) *matcher.Set {
 	return matcher.NewSet(matcher.SetOptions{Location: time.UTC}, j.Filter)
 }
 
-// match gives who a line counts against, and the user it names.
-func match(set *matcher.Set, line string) (sources []netip.Prefix, user string) {
+// match gives who a line counts against and when, and the user it names.
+func match(set *matcher.Set, line string) (sources []netip.Prefix, at time.Time, user string) {
 	set.Scan([]byte(line+"\n"), arrival, func(f *matcher.Failure) {
 		if !f.Source.IsValid() {
 			return // it only looked like an address: nobody is banned
 		}
 		f = f.Clone()
-		sources = append(sources, f.Source)
+		sources, at = append(sources, f.Source), f.Time
 		if len(f.Users) > 0 {
 			user = f.Users[0]
 		}
 	})
-	return sources, user
+	return sources, at, user
 }
 
 // samples are the files in testdata, one a jail:
@@ -173,7 +173,7 @@ func TestSamples(t *testing.T) {
 			confs[key] = find(t, load(t, s.jail, s.mode), s.jail)
 		}
 		j := confs[key]
-		got, user := match(newSet(j), s.line)
+		got, _, user := match(newSet(j), s.line)
 		switch {
 		case !s.addr.IsValid() && len(got) > 0:
 			t.Errorf("%s: counts against %v, want nobody\n%s", s.where, got, s.line)
@@ -241,6 +241,10 @@ func written(how, s string) string {
 		return strings.NewReplacer(`\`, `\\`, `"`, `\"`).Replace(s)
 	case "nocolon": // a name in basic authentication
 		return keep(`:`)
+	case "nginx-user":
+		return written("nginx", keep(`:`))
+	case "apache-user":
+		return written("apache", keep(`:`))
 	case "word":
 		return keep(`\s`)
 	case "host":
@@ -264,16 +268,21 @@ func TestInjection(t *testing.T) {
 		set := sets[key]
 		own := netip.MustParsePrefix(client + "/32")
 		plain := tpl.before + "alice" + tpl.after
-		if got, _ := match(set, plain); len(got) != 1 || got[0] != own {
+		got, when, _ := match(set, plain)
+		if len(got) != 1 || got[0] != own {
 			t.Errorf("%s: a plain name counts against %v\n%s", tpl.where, got, plain)
 		}
 		pieces := piecesFor(tpl, all, templates)
 		try := func(text string) {
 			line := tpl.before + written(tpl.writes, text) + tpl.after
-			got, _ := match(set, line)
+			got, at, _ := match(set, line)
 			for _, p := range got {
 				if p != own {
 					t.Fatalf("%s: counts against %v\n%s", tpl.where, p, line)
+				}
+				// With a date of his own he could make his ban be over.
+				if !at.Equal(when) {
+					t.Fatalf("%s: counts at %v, want %v\n%s", tpl.where, at, when, line)
 				}
 			}
 		}
@@ -317,7 +326,7 @@ func piecesFor(tpl template, all []sample, templates []template) []string {
 		victim, " " + victim, "::ffff:" + victim, "2001:db8:dead::5", "[" + victim + "]", victim + " port 22", " from " + victim + " port 22",
 		" from " + victim + " port 22 ssh2", "invalid user ", "invalid user x from " + victim + " port 22 ssh2", "root from " + victim, " ", "  ", `"`, "'", `\`, `\"`,
 		"#012", "\n", "\r\n", "\x00", "\x1b[2J", "\xff", "(", ")", "[", "]", "<", ">", ",", ":", ": ", "[preauth]", " [preauth]", "é", "%n", "", "$", "Nov 24 12:00:00", "[24/Nov/2026:12:00:00 +0000]",
-		"24/Nov/2026:12:00:00 +0000", "2026-11-24 12:00:00", "2026-11-24T12:00:00.000000+00:00 host sshd[1]: ",
+		"24/Nov/2026:12:00:00 +0000", "2025-11-24 12:00:00", "20200101T000000", "20200101 000000", "1500000000", "[1500000000]", "@400000004c91b044077a9e94", "Mon Nov 23 10:00:00 2020", "01/02/20@10:00:00", "2026-11-24T12:00:00.000000+00:00 host sshd[1]: ",
 	}
 	add := func(line, addr string) {
 		line = strings.ReplaceAll(line, addr, victim)
@@ -368,7 +377,7 @@ func FuzzInjection(f *testing.F) {
 	f.Fuzz(func(t *testing.T, n int, text string) {
 		tpl := templates[uint(n)%uint(len(templates))]
 		line := tpl.before + written(tpl.writes, text) + tpl.after
-		got, _ := match(sets[tpl.jail+" "+tpl.mode], line)
+		got, _, _ := match(sets[tpl.jail+" "+tpl.mode], line)
 		for _, p := range got {
 			if p != own {
 				t.Fatalf("%s: counts against %v\n%s", tpl.where, p, line)
