@@ -122,7 +122,8 @@ func (m *pinned) refuse(ps []netip.Prefix) ([]control.Refusal, error) {
 			continue
 		}
 		for _, a := range allowed {
-			if a.Prefix.Overlaps(p) {
+			// A wider ban may stand: within it the allowlist goes first.
+			if a.Prefix.Bits() <= p.Bits() && a.Prefix.Overlaps(p) {
 				refused = append(refused, control.Refusal{Prefix: p, Reason: notBannable(p, a)})
 				break
 			}
@@ -210,6 +211,9 @@ func (m *pinned) Ban(_ context.Context, r control.BanRequest) (res control.BanRe
 }
 
 func (m *pinned) Unban(_ context.Context, ps []netip.Prefix) (res control.UnbanResult, err error) {
+	if len(ps) > control.MaxEcho {
+		return m.unbanMany(ps)
+	}
 	for _, p := range ps {
 		e, ok, err := m.Remove(p)
 		if err != nil {
@@ -217,12 +221,10 @@ func (m *pinned) Unban(_ context.Context, ps []netip.Prefix) (res control.UnbanR
 		}
 		if ok {
 			res.Unbanned++
-			if len(ps) <= control.MaxEcho {
-				res.Bans = append(res.Bans, fromEntry(e))
-			}
+			res.Bans = append(res.Bans, fromEntry(e))
 		}
 	}
-	for _, p := range ps[:min(len(ps), control.MaxEcho)] {
+	for _, p := range ps {
 		covering, err := m.Covering(p)
 		if err != nil {
 			return res, err
@@ -232,6 +234,27 @@ func (m *pinned) Unban(_ context.Context, ps []netip.Prefix) (res control.UnbanR
 		}
 	}
 	return res, nil
+}
+
+// unbanMany deletes in batches: a system call for each of a million takes
+// its time.
+func (m *pinned) unbanMany(ps []netip.Prefix) (res control.UnbanResult, err error) {
+	gone := make(map[netip.Prefix]struct{}, len(ps))
+	for _, p := range ps {
+		gone[p] = struct{}{}
+	}
+	var stay []bpf.Ban
+	for e, err := range m.Blocklist.List() {
+		if err != nil {
+			return res, err
+		}
+		if _, ok := gone[e.Prefix]; ok {
+			res.Unbanned++
+		} else {
+			stay = append(stay, e.Ban)
+		}
+	}
+	return res, m.Sync(stay)
 }
 
 func (m *pinned) Allow(_ context.Context, ps []netip.Prefix) (int, error) {
