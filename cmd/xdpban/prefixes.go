@@ -108,26 +108,29 @@ func listField(line string) string {
 	if i := strings.Index(line, "//"); i >= 0 {
 		line = line[:i]
 	}
-	fields := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' || r == ',' || r == '"' })
-	if len(fields) == 0 {
-		return ""
-	}
-	switch fields[0] {
+	first, rest := cutField(line)
+	switch first {
 	case "create", "flush", "COMMIT": // ipset's
 		return ""
 	case "add": // ipset: add SET ADDR …
-		if len(fields) > 2 {
-			return fields[2]
-		}
+		_, rest = cutField(rest)
+		first, _ = cutField(rest)
 	case "deny", "Deny": // nginx: deny ADDR; Apache: Deny from ADDR
-		if len(fields) > 2 && fields[1] == "from" {
-			return fields[2]
-		}
-		if len(fields) > 1 {
-			return fields[1]
+		if first, rest = cutField(rest); first == "from" {
+			first, _ = cutField(rest)
 		}
 	}
-	return fields[0]
+	return first
+}
+
+// cutField takes the first field off a line: fields end at blanks, commas
+// and quotes.
+func cutField(line string) (field, rest string) {
+	line = strings.TrimLeft(line, " \t,\"")
+	if i := strings.IndexAny(line, " \t,\""); i >= 0 {
+		return line[:i], line[i:]
+	}
+	return line, ""
 }
 
 // parseEntry reads an address, a prefix, or a range.
