@@ -205,6 +205,7 @@ var settled = []struct {
 	{regexp.MustCompile(`(?m) $`), ""},
 	{regexp.MustCompile(` port \d+ ssh2`), " port N ssh2"},
 	{regexp.MustCompile(`, time \d+ms`), ""},
+	{regexp.MustCompile(`(?m)^( *pattern) \^Failed .*<ADDR>.*$`), "$1 REGEX"},
 	{regexp.MustCompile(`(?m)^rtt .*$`), "rtt N"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT\S+ server sshd\[\d+\]`), "DATE server sshd[N]"},
