@@ -33,7 +33,7 @@ func (r Result) String() string {
 // second chance.
 const (
 	fastSteps, fastStepsPerByte = 1 << 10, 16
-	hardSteps, hardStepsPerByte = 1 << 16, 256
+	hardSteps, hardStepsPerByte = 1 << 17, 4
 	// maxMemo bounds the memo table, in bits.
 	maxMemo = 1 << 28
 	// Hostile lines must not leave their memory behind.
