@@ -25,7 +25,11 @@ func TestScannerFindsEveryWord(t *testing.T) {
 		for range 1 + r.IntN(6) {
 			words = append(words, word{text: text(minWindow + r.IntN(6))})
 		}
-		block := append(text(r.IntN(60)), '\n')
+		size := r.IntN(60)
+		if r.IntN(10) == 0 {
+			size = r.IntN(4000) // searched in parts
+		}
+		block := append(text(size), '\n')
 		var want, got []string
 		for i, w := range words {
 			for at := 0; ; at++ {
@@ -38,10 +42,15 @@ func TestScannerFindsEveryWord(t *testing.T) {
 			}
 		}
 		s := newScanner(words)
-		for hits, end := s.next(block, s.first()); end >= 0; hits, end = s.next(block, end+1) {
-			for _, n := range hits {
-				if s.stands(n, block, end) {
-					got = append(got, fmt.Sprint(n, end-s.window+1-words[n].offset))
+		last := int32(-1)
+		for _, h := range s.find(block, nil) {
+			if h.end <= last {
+				t.Fatalf("hits out of order")
+			}
+			last = h.end
+			for _, n := range s.heads[h.head].words {
+				if s.stands(n, block, int(h.end)) {
+					got = append(got, fmt.Sprint(n, int(h.end)-s.window+1-words[n].offset))
 				}
 			}
 		}

@@ -42,11 +42,12 @@ type Set struct {
 	failure                    Failure
 }
 
-// lookout is a scanner and the next hit it found in the block.
+// lookout is a scanner and the hits it found in the block that are still
+// ahead.
 type lookout struct {
 	*scanner
-	hits []int32 // of the scanner's words, see next
-	end  int     // of the hit; -1: no more
+	hits []hit
+	all  []hit // the memory of hits
 }
 
 // setFilter is a filter in a Set, with its state.
@@ -209,13 +210,24 @@ func (s *Set) Scan(block []byte, arrival time.Time, emit func(*Failure)) {
 	s.arrival = arrival
 	if n := len(block); n > 0 && block[n-1] != '\n' {
 		whole := bytes.LastIndexByte(block, '\n') + 1
-		s.scan(block[:whole], emit)
+		s.Scan(block[:whole], arrival, emit)
 		s.scratch = append(append(s.scratch[:0], block[whole:]...), '\n')
 		s.scan(s.scratch, emit)
 		return
 	}
+	for len(block) > maxBlock {
+		n := bytes.LastIndexByte(block[:maxBlock], '\n') + 1
+		if n == 0 {
+			n = maxBlock + bytes.IndexByte(block[maxBlock:], '\n') + 1
+		}
+		s.scan(block[:n], emit)
+		block = block[n:]
+	}
 	s.scan(block, emit)
 }
+
+// maxBlock is how many bytes are searched before what was found is used.
+const maxBlock = 256 << 10
 
 func (s *Set) scan(block []byte, emit func(*Failure)) {
 	if len(block) == 0 {
@@ -228,15 +240,16 @@ func (s *Set) scan(block []byte, emit func(*Failure)) {
 	}
 	for i := range s.scanners {
 		l := &s.scanners[i]
-		l.hits, l.end = l.next(block, l.first())
+		l.all = l.find(block, l.all[:0])
+		l.hits = l.all
 	}
 	for pos := 0; pos < len(block); {
 		start := pos
 		if !s.everyLine {
 			hit := -1
 			for i := range s.scanners {
-				if e := s.scanners[i].end; e >= 0 && (hit < 0 || e < hit) {
-					hit = e
+				if h := s.scanners[i].hits; len(h) > 0 && (hit < 0 || int(h[0].end) < hit) {
+					hit = int(h[0].end)
 				}
 			}
 			if hit < 0 {
@@ -249,15 +262,16 @@ func (s *Set) scan(block []byte, emit func(*Failure)) {
 		copy(s.planes, s.always)
 		for i := range s.scanners {
 			l := &s.scanners[i]
-			for l.end >= 0 && l.end < end {
-				for _, n := range l.hits {
-					if l.stands(n, block, l.end) {
+			for len(l.hits) > 0 && int(l.hits[0].end) < end {
+				h := l.hits[0]
+				for _, n := range l.heads[h.head].words {
+					if l.stands(n, block, int(h.end)) {
 						for _, m := range l.words[n].marks {
 							s.planes[m.word] |= m.bits
 						}
 					}
 				}
-				l.hits, l.end = l.next(block, l.end+1)
+				l.hits = l.hits[1:]
 			}
 		}
 		n := len(s.cand)

@@ -75,15 +75,15 @@ func (c *Compiled) clauses(k int, cut cutting) [][]string {
 	if c.multiline() {
 		most = 1 // the others may be in another line
 	}
-	const enough = 30
+	const enough, helpful = 30, 14
 	var chosen [][]string
 	sum := 0
 	for _, clause := range all {
 		if len(chosen) == most || sum >= enough {
 			break
 		}
-		if chosen != nil && short(clause) {
-			continue // it would cost a second scanner, with short strides
+		if chosen != nil && (short(clause) || strength(clause) < helpful) {
+			break // it would cost more than it spares
 		}
 		if !slices.ContainsFunc(chosen, func(c []string) bool { return implies(c, clause) }) {
 			chosen = append(chosen, clause)
