@@ -214,6 +214,10 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	go d.resolveFailures(besides)
 	go d.refreshNames(besides)
 
+	if err := d.settle(ctx); err != nil {
+		return err
+	}
+
 	ready()
 	d.o.Notify("READY=1")
 	return d.loop(ctx)

@@ -221,6 +221,13 @@ func (l *log) write(lines ...string) {
 
 func (l *log) Run(ctx context.Context, resume map[string]source.Position, emit source.Emit) error {
 	at := int(resume[l.name].Offset)
+	if _, known := resume[l.name]; !known {
+		for _, key := range []string{l.name, "/var/log/*.log"} {
+			if err := emit(source.Block{Stream: l.name, Key: key, Arrival: time.Now()}); err != nil {
+				return err
+			}
+		}
+	}
 	for {
 		l.mu.Lock()
 		lines := l.lines

@@ -142,6 +142,47 @@ func (d *Daemon) startReading() error {
 	return nil
 }
 
+// settleWithin bounds the wait for a source that can't say where it begins;
+// it tells what is wrong itself, and the others go on.
+const settleWithin = 5 * time.Second
+
+// settle waits until sources without a stored position have said where they
+// begin, and saves that: from then on no line is lost, whatever happens.
+func (d *Daemon) settle(ctx context.Context) error {
+	open := map[string]bool{}
+	if len(d.reading.plan.Journal) > 0 {
+		open[source.JournalKey] = true
+	}
+	for _, pattern := range d.reading.plan.Files {
+		open[pattern] = true
+	}
+	for key := range d.checkpoint.position {
+		delete(open, key)
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	late := time.NewTimer(settleWithin)
+	defer late.Stop()
+	for len(open) > 0 {
+		select {
+		case b := <-d.batches:
+			d.take(b)
+			delete(open, b.key)
+		case err := <-d.ended:
+			return err
+		case <-late.C:
+			clear(open)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	if d.commit(); d.checkpoint.writing != nil {
+		d.committed(<-d.commits)
+	}
+	return nil
+}
+
 // follow starts reading anew if something was installed or removed that
 // jails with enabled = "auto" wait for, or a journal has come or gone.
 func (d *Daemon) follow() {
