@@ -292,7 +292,7 @@ func TestInjection(t *testing.T) {
 			try(p + "x")
 			try("x " + p + " x")
 		}
-		rounds := 800
+		rounds := 300
 		if testing.Short() {
 			rounds = 300
 		}
@@ -339,7 +339,7 @@ func piecesFor(tpl template, all []sample, templates []template) []string {
 			message = line[k+2:]
 		}
 		pieces = append(pieces, line, message, line[i:], line[:i+len(victim)])
-		for k := i - 1; k > 0 && len(pieces) < 400; k-- {
+		for k := i - 1; k > 0 && len(pieces) < 250; k-- {
 			if c := line[k]; c == ' ' || c == '"' || c == '\'' || c == '[' || c == '<' || c == '(' || c == ',' {
 				pieces = append(pieces, line[k:], line[k:i+len(victim)])
 			}

@@ -265,7 +265,7 @@ func (j *Judge) judge(t *track, now time.Time, bans []Ban) []Ban {
 		made := j.banned(t, b)
 		if over {
 			j.stats.Over++
-			b.decided = nil
+			b.decided, b.pattern = nil, ""
 		} else {
 			j.stand(t)
 			if !b.observed {
@@ -584,7 +584,7 @@ func (j *Judge) stand(t *track) {
 // fall ends a track's standing ban without saying so to anybody.
 func (j *Judge) fall(t *track) {
 	b := t.ban
-	b.standing, b.decided = false, nil
+	b.standing, b.decided, b.evidence, b.pattern = false, nil, nil, ""
 	if b.index >= 0 {
 		heap.Remove(&j.ends, b.index)
 	}

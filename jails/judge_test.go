@@ -735,7 +735,7 @@ func TestOrderDoesntMatter(t *testing.T) {
 						// A ban that moved was told of as it was first.
 						out = append(out, fmt.Sprint(t.jail.name, t.prefix, t.ban.failures, t.strikes))
 					} else if t.ban != nil {
-						out = append(out, fmt.Sprint(text(t.asBan(t.ban)), t.ban.failures, t.strikes, t.ban.evidence, t.ban.standing))
+						out = append(out, fmt.Sprint(text(t.asBan(t.ban)), t.ban.failures, t.strikes, t.asBan(t.ban).Evidence, t.ban.standing))
 					}
 				}
 			}

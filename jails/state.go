@@ -199,8 +199,8 @@ func (j *Judge) Restore(records []Record, now time.Time) error {
 		t.window, t.strikes, t.braked = entriesOf(v.Window), v.Strikes, v.Braked
 		if b := v.Ban; b != nil {
 			t.ban = &ban{
-				b.Since, b.Until, b.Strikes, b.Failures, b.Pattern, b.Evidence,
-				entriesOf(b.Decided), false, b.Observed, b.Fixed, -1,
+				since: b.Since, until: b.Until, strikes: b.Strikes, failures: b.Failures, pattern: b.Pattern,
+				decided: entriesOf(b.Decided), evidence: b.Evidence, observed: b.Observed, fixed: b.Fixed, index: -1,
 			}
 			if b.Standing {
 				j.stand(t)

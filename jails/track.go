@@ -46,9 +46,11 @@ type ban struct {
 	strikes      int
 	failures     int
 	pattern      string
-	evidence     []string
-	// decided are the failures behind it, as long as it stands.
+	// decided are the failures behind it and evidence the lines of one that
+	// came from elsewhere, both only as long as it stands: afterwards the
+	// history has them.
 	decided  []entry
+	evidence []string
 	standing bool
 	observed bool
 	fixed    bool // the end was set, not computed
@@ -69,12 +71,6 @@ func (t *track) newBan(decided []entry, strikes int) *ban {
 	}
 	for _, e := range decided {
 		b.failures += e.weight
-		if e.line != "" {
-			b.evidence = append(b.evidence, e.line)
-		}
-	}
-	if n := conf.maxMatches(); len(b.evidence) > n {
-		b.evidence = b.evidence[len(b.evidence)-n:]
 	}
 	if d := conf.banTime(strikes, t.prefix, b.since); d != Forever {
 		b.until = b.since + int64(d)
@@ -89,6 +85,15 @@ func (t *track) asBan(b *ban) Ban {
 	}
 	if b.until != forever {
 		out.Until = time.Unix(0, b.until)
+	}
+	most := maxEvidence
+	if t.jail.conf != nil {
+		most = t.jail.conf.maxMatches()
+	}
+	for _, e := range b.decided[max(len(b.decided)-most, 0):] {
+		if e.line != "" {
+			out.Evidence = append(out.Evidence, e.line)
+		}
 	}
 	return out
 }
@@ -144,9 +149,12 @@ func decide(entries []entry, conf *Jail, wall int64, latest bool) (first, last i
 	return
 }
 
+// maxEvidence is how many lines a ban keeps at most, unless its jail says.
+const maxEvidence = 10
+
 func (c *Jail) maxMatches() int {
 	if c.MaxMatches == 0 {
-		return min(max(c.MaxRetry, 1), 10)
+		return min(max(c.MaxRetry, 1), maxEvidence)
 	}
 	return max(c.MaxMatches, 0)
 }
