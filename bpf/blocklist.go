@@ -43,6 +43,10 @@ type Ban struct {
 	Jail   string    // who banned it; at most 63 bytes
 	Since  time.Time // when
 	Until  time.Time // zero: forever
+	// Ports limits the ban to what is sent to these ports; none: everything
+	// from the source is dropped. There is one ban a prefix: adding one with
+	// other ports replaces them.
+	Ports []Port
 }
 
 // Entry is a ban with what it has dropped so far, summed over the CPUs.
@@ -92,6 +96,7 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 	}
 	at := now()
 	var full FullError
+	scopes := map[string]uint32{}
 	for n < len(bans) {
 		var parts [4][]pending
 		end := min(n+batch, len(bans))
@@ -100,10 +105,20 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 			if err != nil {
 				return n, err
 			}
+			scope := uint32(0)
+			if len(bans[i].Ports) > 0 {
+				name := fmt.Sprint(bans[i].Ports)
+				if scope = scopes[name]; scope == 0 {
+					if scope, err = b.scopeID(bans[i].Ports); err != nil {
+						return n, err
+					}
+					scopes[name] = scope
+				}
+			}
 			t := tableIndex(prefixes[i])
 			parts[t] = append(parts[t], pending{
 				prefix:  prefixes[i],
-				expires: at.expires(bans[i].Until),
+				expires: at.expires(bans[i].Until) | uint64(scope),
 				origin:  kernOrigin{Since: unixNano(bans[i].Since), Until: unixNano(bans[i].Until), Jail: jail},
 			})
 		}
@@ -244,12 +259,19 @@ func (b *Blocklist) entry(t table, p netip.Prefix, r record, at instant) (Entry,
 	if err != nil {
 		return Entry{}, err
 	}
+	var ports []Port
+	if scope := uint32(r.expires & scopeMask); scope != 0 {
+		if ports, err = b.scopePorts(scope); err != nil {
+			return Entry{}, err
+		}
+	}
 	return Entry{
 		Ban: Ban{
 			Prefix: p,
 			Jail:   jail,
 			Since:  fromUnixNano(o.Since),
 			Until:  at.until(r.expires, o.Until),
+			Ports:  ports,
 		},
 		Packets: o.Packets + r.packets,
 		Bytes:   o.Bytes + r.bytes,
@@ -265,6 +287,11 @@ func check(ban Ban) (netip.Prefix, error) {
 	}
 	if p.Bits() == 0 {
 		return p, fmt.Errorf("ban %s: that is everybody; use policy deny for that", ban.Prefix)
+	}
+	for _, port := range ban.Ports {
+		if _, err := port.key(0); err != nil {
+			return p, fmt.Errorf("ban %s: %w", p, err)
+		}
 	}
 	if len(ban.Jail) >= maxJailName {
 		return p, fmt.Errorf("ban %s: jail name %q is longer than %d bytes", p, ban.Jail, maxJailName-1)
@@ -415,7 +442,7 @@ func (b *Blocklist) Sync(bans []Ban) error {
 				if at.ended(r.expires) {
 					b.swept = append(b.swept, e)
 				}
-			case e.Jail == ban.Jail && e.Since.Equal(ban.Since) && e.Until.Equal(ban.Until):
+			case e.Jail == ban.Jail && e.Since.Equal(ban.Since) && e.Until.Equal(ban.Until) && samePorts(e.Ports, ban.Ports):
 				delete(wanted, p)
 			}
 			return true

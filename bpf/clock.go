@@ -31,7 +31,7 @@ func (at instant) expires(until time.Time) uint64 {
 	const latest = 1 << 62
 	left := int64(until.Sub(at.wall)) // saturates at 292 years
 	if left > latest-at.mono {
-		return latest
+		return latest &^ scopeMask
 	}
 	return uint64(max(at.mono+left, scopeMask+1)) &^ scopeMask
 }

@@ -21,6 +21,8 @@ const (
 	PassedAllowed  Outcome = "pass-allowed"  // banned, but on the allowlist
 	DroppedBan     Outcome = "drop-ban"      // a banned address
 	DroppedNet     Outcome = "drop-net"      // in a banned subnet
+	DroppedPort    Outcome = "drop-port"     // to a blocked port
+	DroppedPolicy  Outcome = "drop-policy"   // policy deny: not on the allowlist
 )
 
 var outcomes = []struct {
@@ -33,6 +35,8 @@ var outcomes = []struct {
 	{PassedAllowed, kernOutcomePASS_ALLOWED, "XDP_PASS"},
 	{DroppedBan, kernOutcomeDROP_BAN, "XDP_DROP"},
 	{DroppedNet, kernOutcomeDROP_NET, "XDP_DROP"},
+	{DroppedPort, kernOutcomeDROP_PORT, "XDP_DROP"},
+	{DroppedPolicy, kernOutcomeDROP_POLICY, "XDP_DROP"},
 }
 
 // Count is a counter of verdicts, by interface and outcome.

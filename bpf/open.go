@@ -71,6 +71,8 @@ type Blocklist struct {
 	meta   *ebpf.Map
 	maps   atomic.Pointer[mapSet]
 	epoch  uint64
+	// scopeCache holds []Port by scope number.
+	scopeCache sync.Map
 
 	mu         sync.Mutex
 	generation uint64 // of meta, as of our last turn
@@ -96,6 +98,7 @@ func (s *mapSet) all() []namedMap {
 		{kernMapOrigin4, &s.Origin4}, {kernMapOrigin6, &s.Origin6},
 		{kernMapAllow4, &s.Allow4}, {kernMapAllow6, &s.Allow6},
 		{kernMapVerdicts, &s.Verdicts}, {kernMapJails, &s.Jails},
+		{kernMapPorts, &s.Ports}, {kernMapPipeline, &s.Pipeline}, {kernMapEvents, &s.Events},
 		{kernMapIfaces, &s.Ifaces}, {kernMapMeta, &s.Meta},
 	}
 }
@@ -292,6 +295,11 @@ func foreign(m *ebpf.Map, spec *ebpf.MapSpec) string {
 		return fmt.Sprintf("its value has %d bytes where %d are expected", m.ValueSize(), spec.ValueSize)
 	case m.Flags() != spec.Flags:
 		return fmt.Sprintf("it has flags %#x where %#x are expected", m.Flags(), spec.Flags)
+	}
+	_, structKey := spec.Key.(*btf.Struct)
+	_, structValue := spec.Value.(*btf.Struct)
+	if !structKey && !structValue {
+		return ""
 	}
 	handle, err := m.Handle()
 	if errors.Is(err, fs.ErrPermission) {

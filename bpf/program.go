@@ -125,6 +125,8 @@ func (b *Blocklist) load(meta kernMeta, slot uint32) (*ebpf.Program, error) {
 		kernVarMultiBuffer: multiBuffer,
 		kernVarFeatures:    meta.Features,
 		kernVarSlot:        slot,
+		kernVarDenyUntil:   meta.DenyUntil,
+		kernVarSampling:    meta.Sampling,
 		kernVarProbes4:     probes4,
 		kernVarProbes4Len:  n4,
 		kernVarProbes6:     probes6,

@@ -72,6 +72,8 @@ enum outcome {
 	PASS_ALLOWED,  /* banned, but on the allowlist */
 	DROP_BAN,      /* by ban4 or ban6 */
 	DROP_NET,      /* by net4 or net6 */
+	DROP_PORT,     /* by ports */
+	DROP_POLICY,   /* policy deny: not on the allowlist */
 	OUTCOMES = 16,
 };
 
@@ -90,9 +92,41 @@ struct meta {
 	__u32 lens4;      /* bit n: net4 may hold prefixes of length n */
 	__u32 features;   /* of enum feature */
 	__u64 lens6[2];   /* likewise for net6 */
+	__u64 deny_until; /* when policy deny falls back, monotonic ns; 0: never */
+	__u32 sampling;   /* monitor: one drop in so many */
+	__u32 pad;
 };
 
 enum feature {
 	FEATURE_ALLOW4 = 1,
 	FEATURE_ALLOW6 = 2,
+	FEATURE_PORTS = 4,     /* ports blocked for everybody */
+	FEATURE_SCOPES = 8,    /* bans that hold for some ports */
+	FEATURE_DENY = 16,     /* only the allowlist passes */
+	FEATURE_PIPELINE = 32, /* programs behind ours */
+	FEATURE_MONITOR = 64,  /* samples of what is dropped */
 };
+
+/* A destination port, blocked for everybody (scope 0) or for the sources
+ * whose bans have that scope. */
+struct port {
+	__be16 port;
+	__u8 proto; /* IPPROTO_TCP or IPPROTO_UDP */
+	__u8 pad;
+	__u32 scope;
+};
+
+/* The start of a dropped packet. */
+#define SAMPLE_BYTES 128
+
+struct sample {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u32 ifindex;
+	__u32 length; /* of the whole packet */
+	__u32 taken;  /* bytes of data that are filled */
+	__u32 outcome;
+	__u8 data[SAMPLE_BYTES];
+};
+
+/* Programs that may follow ours. */
+#define MAX_PIPELINE 8

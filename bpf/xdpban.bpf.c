@@ -33,8 +33,12 @@ volatile const bool coarse_clock;
 volatile const bool multi_buffer;
 /* What is in use: bits of enum feature. */
 volatile const enum feature features;
-/* Only here so that the enum gets into the BTF, from which Go's comes. */
+/* Policy deny's end, monotonic ns, or 0; and how many drops make a sample. */
+volatile const __u64 deny_until;
+volatile const __u32 sampling;
+/* Only here so that these get into the BTF, from which Go's types come. */
 volatile const enum outcome outcome_type;
+const struct sample *volatile const sample_type;
 /* The program is loaded once per interface: this is where it counts. */
 volatile const __u32 slot;
 
@@ -152,92 +156,305 @@ struct {
 	__type(value, struct meta);
 } meta SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, 4096);
+	__type(key, struct port);
+	__type(value, struct counter);
+} ports SEC(".maps");
+
+/* An element may end the chain, or go on with the next one by a tail call of
+ * its own. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
+	__uint(max_entries, MAX_PIPELINE);
+	__type(key, __u32);
+	__type(value, __u32);
+} pipeline SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18);
+} events SEC(".maps");
+
 static __always_inline __u64 now(void)
 {
 	return coarse_clock ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns();
 }
 
-/* standing says whether a ban is there and hasn't ended. */
-static __always_inline bool standing(const struct ban *b)
+/* What is judged: the IP header, its source, and where the packet ends. */
+struct packet {
+	struct xdp_md *ctx;
+	void *l3;
+	void *end;
+	__u64 bytes;
+	bool v6;
+	struct addr6 src; /* w[0] alone for IPv4 */
+};
+
+struct l4 {
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 type; /* of an ICMP message */
+};
+
+struct extension {
+	__u8 next;
+	__u8 len;
+	__be16 fragment;
+};
+
+#define MAX_EXTENSIONS 8
+
+/*
+ * find_l4 finds the header behind IP options and extension headers. A later
+ * fragment has none: it passes what is judged by port. Without its first
+ * fragment, which doesn't, nothing is put together from it.
+ */
+static __always_inline bool find_l4(const struct packet *p, struct l4 *out)
 {
-	return b && (b->expires <= SCOPE_MASK || b->expires > now());
+	__be16 *start;
+	__u32 off;
+	__u8 proto;
+
+	if (!p->v6) {
+		struct iphdr *ip = p->l3;
+
+		if ((void *)(ip + 1) > p->end || ip->frag_off & bpf_htons(0x1fff))
+			return false;
+		proto = ip->protocol;
+		off = ip->ihl * 4;
+	} else {
+		struct ipv6hdr *ip = p->l3;
+		int i;
+
+		if ((void *)(ip + 1) > p->end)
+			return false;
+		proto = ip->nexthdr;
+		off = sizeof(*ip);
+		for (i = 0; i < MAX_EXTENSIONS; i++) {
+			struct extension *e = p->l3 + off;
+
+			if (proto != IPPROTO_HOPOPTS && proto != IPPROTO_ROUTING &&
+			    proto != IPPROTO_DSTOPTS && proto != IPPROTO_FRAGMENT &&
+			    proto != IPPROTO_AH)
+				break;
+			if ((void *)(e + 1) > p->end)
+				return false;
+			if (proto == IPPROTO_FRAGMENT) {
+				if (e->fragment & bpf_htons(0xfff8))
+					return false;
+				off += 8;
+			} else if (proto == IPPROTO_AH) {
+				off += (e->len + 2) * 4;
+			} else {
+				off += (e->len + 1) * 8;
+			}
+			proto = e->next;
+		}
+		if (i == MAX_EXTENSIONS)
+			return false;
+	}
+
+	start = p->l3 + off;
+	if ((void *)(start + 2) > p->end)
+		return false;
+	out->proto = proto;
+	out->type = *(__u8 *)start;
+	out->sport = start[0];
+	out->dport = start[1];
+	return true;
 }
 
-static __always_inline void charge(struct ban *b, __u64 bytes)
+/* blocked looks a packet's destination port up, for everybody or a scope. */
+static __always_inline struct counter *blocked(const struct packet *p, __u32 scope)
 {
-	b->packets++;
-	b->bytes += bytes;
+	struct l4 l4;
+
+	if (!find_l4(p, &l4))
+		return NULL;
+
+	struct port key = {.port = l4.dport, .proto = l4.proto, .scope = scope};
+
+	return bpf_map_lookup_elem(&ports, &key);
 }
 
-static __always_inline enum outcome judge4(__be32 src, __u64 bytes)
+/* standing says whether a ban is there, hasn't ended, and is meant for this
+ * packet. */
+static __always_inline bool standing(const struct ban *b, const struct packet *p)
 {
-	enum outcome o = DROP_BAN;
+	if (!b || (b->expires > SCOPE_MASK && b->expires <= now()))
+		return false;
+	if (features & FEATURE_SCOPES && b->expires & SCOPE_MASK)
+		return blocked(p, b->expires & SCOPE_MASK);
+	return true;
+}
+
+static __always_inline struct ban *find_ban4(const struct packet *p, enum outcome *o)
+{
+	__be32 src = p->src.w[0];
 	struct ban *b = bpf_map_lookup_elem(&ban4, &src);
+	struct prefix4 key;
 
-	if (!standing(b)) {
-		struct prefix4 key;
-
-		o = DROP_NET;
-		b = NULL;
-		/* An ended /24 must not hide a /16 that stands: go on. */
-		for (__u32 i = 0; i < probes4_len && i < MAX_PROBES4; i++) {
-			key.len = probes4[i].len;
-			key.addr = src & probes4[i].mask;
-			b = bpf_map_lookup_elem(&net4, &key);
-			if (standing(b))
-				break;
-			b = NULL;
-		}
-		if (!b)
-			return PASS;
+	*o = DROP_BAN;
+	if (standing(b, p))
+		return b;
+	*o = DROP_NET;
+	/* An ended /24 must not hide a /16 that stands: go on. */
+	for (__u32 i = 0; i < probes4_len && i < MAX_PROBES4; i++) {
+		key.len = probes4[i].len;
+		key.addr = src & probes4[i].mask;
+		b = bpf_map_lookup_elem(&net4, &key);
+		if (standing(b, p))
+			return b;
 	}
-
-	if (features & FEATURE_ALLOW4) {
-		struct prefix4 key = {.len = 32, .addr = src};
-
-		if (bpf_map_lookup_elem(&allow4, &key))
-			return PASS_ALLOWED;
-	}
-	charge(b, bytes);
-	return o;
+	return NULL;
 }
 
-static __always_inline enum outcome judge6(const struct addr6 *src, __u64 bytes)
+static __always_inline struct ban *find_ban6(const struct packet *p, enum outcome *o)
 {
-	enum outcome o = DROP_BAN;
-	struct ban *b = bpf_map_lookup_elem(&ban6, src);
+	struct ban *b = bpf_map_lookup_elem(&ban6, &p->src);
+	struct prefix6 key;
 
-	if (!standing(b)) {
-		struct prefix6 key;
+	*o = DROP_BAN;
+	if (standing(b, p))
+		return b;
+	*o = DROP_NET;
+	for (__u32 i = 0; i < probes6_len && i < MAX_PROBES6; i++) {
+		key.len = probes6[i].len;
+		key.addr[0] = p->src.w[0] & probes6[i].mask[0];
+		key.addr[1] = p->src.w[1] & probes6[i].mask[1];
+		key.addr[2] = p->src.w[2] & probes6[i].mask[2];
+		key.addr[3] = p->src.w[3] & probes6[i].mask[3];
+		b = bpf_map_lookup_elem(&net6, &key);
+		if (standing(b, p))
+			return b;
+	}
+	return NULL;
+}
 
-		o = DROP_NET;
-		b = NULL;
-		for (__u32 i = 0; i < probes6_len && i < MAX_PROBES6; i++) {
-			key.len = probes6[i].len;
-			key.addr[0] = src->w[0] & probes6[i].mask[0];
-			key.addr[1] = src->w[1] & probes6[i].mask[1];
-			key.addr[2] = src->w[2] & probes6[i].mask[2];
-			key.addr[3] = src->w[3] & probes6[i].mask[3];
-			b = bpf_map_lookup_elem(&net6, &key);
-			if (standing(b))
-				break;
-			b = NULL;
-		}
-		if (!b)
-			return PASS;
+static __always_inline bool allowed(const struct packet *p)
+{
+	if (!p->v6) {
+		struct prefix4 key = {.len = 32, .addr = p->src.w[0]};
+
+		return features & FEATURE_ALLOW4 && bpf_map_lookup_elem(&allow4, &key);
 	}
 
-	if (features & FEATURE_ALLOW6) {
-		struct prefix6 key = {
-		    .len = 128,
-		    .addr = {src->w[0], src->w[1], src->w[2], src->w[3]},
-		};
+	struct prefix6 key = {
+	    .len = 128,
+	    .addr = {p->src.w[0], p->src.w[1], p->src.w[2], p->src.w[3]},
+	};
 
-		if (bpf_map_lookup_elem(&allow6, &key))
+	return features & FEATURE_ALLOW6 && bpf_map_lookup_elem(&allow6, &key);
+}
+
+/* own says whether a packet belongs to a connection that the host has: an
+ * answer, in most cases. */
+static __always_inline bool own(const struct packet *p, const struct l4 *l4)
+{
+	struct bpf_sock_tuple tuple = {};
+	struct bpf_sock *sk;
+	__u32 size;
+	bool yes;
+
+	if (!p->v6) {
+		struct iphdr *ip = p->l3;
+
+		if ((void *)(ip + 1) > p->end)
+			return false;
+		tuple.ipv4.saddr = ip->saddr;
+		tuple.ipv4.daddr = ip->daddr;
+		tuple.ipv4.sport = l4->sport;
+		tuple.ipv4.dport = l4->dport;
+		size = sizeof(tuple.ipv4);
+	} else {
+		struct ipv6hdr *ip = p->l3;
+
+		if ((void *)(ip + 1) > p->end)
+			return false;
+		__builtin_memcpy(tuple.ipv6.saddr, &ip->saddr, sizeof(tuple.ipv6.saddr));
+		__builtin_memcpy(tuple.ipv6.daddr, &ip->daddr, sizeof(tuple.ipv6.daddr));
+		tuple.ipv6.sport = l4->sport;
+		tuple.ipv6.dport = l4->dport;
+		size = sizeof(tuple.ipv6);
+	}
+	if (l4->proto == IPPROTO_TCP) {
+		sk = bpf_sk_lookup_tcp(p->ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+		if (!sk)
+			return false;
+		yes = sk->state != BPF_TCP_LISTEN;
+	} else {
+		sk = bpf_sk_lookup_udp(p->ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
+		if (!sk)
+			return false;
+		yes = sk->dst_port == l4->sport; /* connected, that is */
+	}
+	bpf_sk_release(sk);
+	return yes;
+}
+
+/*
+ * vital is what a host needs to live under policy deny, besides everything
+ * that isn't IP (ARP among it): neighbour discovery, multicast listener
+ * queries, path MTU messages, DHCP answers, and what belongs to a connection
+ * that it has.
+ */
+static __always_inline bool vital(const struct packet *p)
+{
+	struct l4 l4;
+
+	if (!find_l4(p, &l4))
+		return false;
+	if (!p->v6 && l4.proto == IPPROTO_ICMP)
+		return l4.type == 3;
+	if (p->v6 && l4.proto == IPPROTO_ICMPV6)
+		return l4.type == 2 || l4.type == 130 || (l4.type >= 133 && l4.type <= 137);
+	if (l4.proto == IPPROTO_UDP) {
+		if (!p->v6 && l4.sport == bpf_htons(67) && l4.dport == bpf_htons(68))
+			return true;
+		if (p->v6 && l4.sport == bpf_htons(547) && l4.dport == bpf_htons(546))
+			return true;
+		return own(p, &l4);
+	}
+	return l4.proto == IPPROTO_TCP && own(p, &l4);
+}
+
+/* judge_source takes what is cheap first: a packet that nothing is held
+ * against pays only for what is in use. */
+static __always_inline enum outcome judge_source(const struct packet *p)
+{
+	enum outcome o;
+	struct ban *b = p->v6 ? find_ban6(p, &o) : find_ban4(p, &o);
+
+	if (b) {
+		if (allowed(p))
 			return PASS_ALLOWED;
+		b->packets++;
+		b->bytes += p->bytes;
+		return o;
 	}
-	charge(b, bytes);
-	return o;
+	/* Policy deny can be tried out: then it falls back by itself, in case
+	 * whoever turned it on has locked himself out. */
+	if (features & FEATURE_DENY && (!deny_until || now() < deny_until)) {
+		if (allowed(p))
+			return PASS_ALLOWED;
+		if (!vital(p))
+			return DROP_POLICY;
+	}
+	if (features & FEATURE_PORTS) {
+		struct counter *c = blocked(p, 0);
+
+		if (c) {
+			if (allowed(p))
+				return PASS_ALLOWED;
+			c->packets++;
+			c->bytes += p->bytes;
+			return DROP_PORT;
+		}
+	}
+	return PASS;
 }
 
 struct vlan_tag {
@@ -269,25 +486,51 @@ static __always_inline enum outcome judge(struct xdp_md *ctx, __u64 bytes)
 		proto = tag->proto;
 	}
 
+	struct packet p = {.ctx = ctx, .l3 = l3, .end = end, .bytes = bytes};
+
 	if (proto == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = l3;
 
 		if ((void *)(ip + 1) > end)
 			return PASS_UNPARSED;
-		return judge4(ip->saddr, bytes);
+		p.src.w[0] = ip->saddr;
+		return judge_source(&p);
 	}
 	if (proto == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip = l3;
-		struct addr6 src;
 
 		if ((void *)(ip + 1) > end)
 			return PASS_UNPARSED;
-		__builtin_memcpy(&src, &ip->saddr, sizeof(src));
-		return judge6(&src, bytes);
+		p.v6 = true;
+		__builtin_memcpy(&p.src, &ip->saddr, sizeof(p.src));
+		return judge_source(&p);
 	}
 	if (proto == bpf_htons(ETH_P_8021Q) || proto == bpf_htons(ETH_P_8021AD))
 		return PASS_UNPARSED;
 	return PASS;
+}
+
+/* take_sample hands the start of a dropped packet to whoever watches. */
+static __always_inline void take_sample(struct xdp_md *ctx, enum outcome o, __u64 bytes)
+{
+	struct sample *s;
+	__u32 taken = bytes < SAMPLE_BYTES ? bytes : SAMPLE_BYTES;
+
+	if (sampling > 1 && bpf_get_prandom_u32() % sampling)
+		return;
+	s = bpf_ringbuf_reserve(&events, sizeof(*s), 0);
+	if (!s)
+		return;
+	s->time = bpf_ktime_get_ns();
+	s->ifindex = ctx->ingress_ifindex;
+	s->length = bytes;
+	s->outcome = o;
+	s->taken = 0;
+	/* The verifier wants to see the bounds. */
+	asm volatile("" : "+r"(taken));
+	if (taken >= 1 && taken <= SAMPLE_BYTES && !bpf_xdp_load_bytes(ctx, 0, s->data, taken))
+		s->taken = taken;
+	bpf_ringbuf_submit(s, 0);
 }
 
 SEC("xdp.frags")
@@ -302,5 +545,12 @@ int xdpban(struct xdp_md *ctx)
 		c->packets++;
 		c->bytes += bytes;
 	}
-	return o >= DROP_BAN ? XDP_DROP : XDP_PASS;
+	if (o >= DROP_BAN) {
+		if (features & FEATURE_MONITOR)
+			take_sample(ctx, o, bytes);
+		return XDP_DROP;
+	}
+	if (features & FEATURE_PIPELINE)
+		bpf_tail_call(ctx, &pipeline, 0);
+	return XDP_PASS;
 }

@@ -39,8 +39,13 @@ type kernCounter struct {
 type kernFeature uint32
 
 const (
-	kernFeatureFEATURE_ALLOW4 kernFeature = 1
-	kernFeatureFEATURE_ALLOW6 kernFeature = 2
+	kernFeatureFEATURE_ALLOW4   kernFeature = 1
+	kernFeatureFEATURE_ALLOW6   kernFeature = 2
+	kernFeatureFEATURE_PORTS    kernFeature = 4
+	kernFeatureFEATURE_SCOPES   kernFeature = 8
+	kernFeatureFEATURE_DENY     kernFeature = 16
+	kernFeatureFEATURE_PIPELINE kernFeature = 32
+	kernFeatureFEATURE_MONITOR  kernFeature = 64
 )
 
 type kernIface struct {
@@ -63,6 +68,9 @@ type kernMeta struct {
 	Lens4      uint32
 	Features   uint32
 	Lens6      [2]uint64
+	DenyUntil  uint64
+	Sampling   uint32
+	Pad        uint32
 }
 
 type kernOrigin struct {
@@ -83,8 +91,18 @@ const (
 	kernOutcomePASS_ALLOWED  kernOutcome = 2
 	kernOutcomeDROP_BAN      kernOutcome = 3
 	kernOutcomeDROP_NET      kernOutcome = 4
+	kernOutcomeDROP_PORT     kernOutcome = 5
+	kernOutcomeDROP_POLICY   kernOutcome = 6
 	kernOutcomeOUTCOMES      kernOutcome = 16
 )
+
+type kernPort struct {
+	_     structs.HostLayout
+	Port  uint16
+	Proto uint8
+	Pad   uint8
+	Scope uint32
+}
 
 type kernPrefix4 struct {
 	_    structs.HostLayout
@@ -110,6 +128,16 @@ type kernProbe6 struct {
 	Mask [4]uint32
 }
 
+type kernSample struct {
+	_       structs.HostLayout
+	Time    uint64
+	Ifindex uint32
+	Length  uint32
+	Taken   uint32
+	Outcome uint32
+	Data    [128]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -118,6 +146,7 @@ const (
 	kernMapAllow6      = "allow6"
 	kernMapBan4        = "ban4"
 	kernMapBan6        = "ban6"
+	kernMapEvents      = "events"
 	kernMapIfaces      = "ifaces"
 	kernMapJails       = "jails"
 	kernMapMeta        = "meta"
@@ -125,9 +154,12 @@ const (
 	kernMapNet6        = "net6"
 	kernMapOrigin4     = "origin4"
 	kernMapOrigin6     = "origin6"
+	kernMapPipeline    = "pipeline"
+	kernMapPorts       = "ports"
 	kernMapVerdicts    = "verdicts"
 	kernProgXdpban     = "xdpban"
 	kernVarCoarseClock = "coarse_clock"
+	kernVarDenyUntil   = "deny_until"
 	kernVarFeatures    = "features"
 	kernVarMultiBuffer = "multi_buffer"
 	kernVarOutcomeType = "outcome_type"
@@ -135,6 +167,8 @@ const (
 	kernVarProbes4Len  = "probes4_len"
 	kernVarProbes6     = "probes6"
 	kernVarProbes6Len  = "probes6_len"
+	kernVarSampleType  = "sample_type"
+	kernVarSampling    = "sampling"
 	kernVarSlot        = "slot"
 )
 
@@ -191,6 +225,7 @@ type kernMapSpecs struct {
 	Allow6   *ebpf.MapSpec `ebpf:"allow6"`
 	Ban4     *ebpf.MapSpec `ebpf:"ban4"`
 	Ban6     *ebpf.MapSpec `ebpf:"ban6"`
+	Events   *ebpf.MapSpec `ebpf:"events"`
 	Ifaces   *ebpf.MapSpec `ebpf:"ifaces"`
 	Jails    *ebpf.MapSpec `ebpf:"jails"`
 	Meta     *ebpf.MapSpec `ebpf:"meta"`
@@ -198,6 +233,8 @@ type kernMapSpecs struct {
 	Net6     *ebpf.MapSpec `ebpf:"net6"`
 	Origin4  *ebpf.MapSpec `ebpf:"origin4"`
 	Origin6  *ebpf.MapSpec `ebpf:"origin6"`
+	Pipeline *ebpf.MapSpec `ebpf:"pipeline"`
+	Ports    *ebpf.MapSpec `ebpf:"ports"`
 	Verdicts *ebpf.MapSpec `ebpf:"verdicts"`
 }
 
@@ -206,6 +243,7 @@ type kernMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernVariableSpecs struct {
 	CoarseClock *ebpf.VariableSpec `ebpf:"coarse_clock"`
+	DenyUntil   *ebpf.VariableSpec `ebpf:"deny_until"`
 	Features    *ebpf.VariableSpec `ebpf:"features"`
 	MultiBuffer *ebpf.VariableSpec `ebpf:"multi_buffer"`
 	OutcomeType *ebpf.VariableSpec `ebpf:"outcome_type"`
@@ -213,6 +251,8 @@ type kernVariableSpecs struct {
 	Probes4Len  *ebpf.VariableSpec `ebpf:"probes4_len"`
 	Probes6     *ebpf.VariableSpec `ebpf:"probes6"`
 	Probes6Len  *ebpf.VariableSpec `ebpf:"probes6_len"`
+	SampleType  *ebpf.VariableSpec `ebpf:"sample_type"`
+	Sampling    *ebpf.VariableSpec `ebpf:"sampling"`
 	Slot        *ebpf.VariableSpec `ebpf:"slot"`
 }
 
@@ -240,6 +280,7 @@ type kernMaps struct {
 	Allow6   *ebpf.Map `ebpf:"allow6"`
 	Ban4     *ebpf.Map `ebpf:"ban4"`
 	Ban6     *ebpf.Map `ebpf:"ban6"`
+	Events   *ebpf.Map `ebpf:"events"`
 	Ifaces   *ebpf.Map `ebpf:"ifaces"`
 	Jails    *ebpf.Map `ebpf:"jails"`
 	Meta     *ebpf.Map `ebpf:"meta"`
@@ -247,6 +288,8 @@ type kernMaps struct {
 	Net6     *ebpf.Map `ebpf:"net6"`
 	Origin4  *ebpf.Map `ebpf:"origin4"`
 	Origin6  *ebpf.Map `ebpf:"origin6"`
+	Pipeline *ebpf.Map `ebpf:"pipeline"`
+	Ports    *ebpf.Map `ebpf:"ports"`
 	Verdicts *ebpf.Map `ebpf:"verdicts"`
 }
 
@@ -256,6 +299,7 @@ func (m *kernMaps) Close() error {
 		m.Allow6,
 		m.Ban4,
 		m.Ban6,
+		m.Events,
 		m.Ifaces,
 		m.Jails,
 		m.Meta,
@@ -263,6 +307,8 @@ func (m *kernMaps) Close() error {
 		m.Net6,
 		m.Origin4,
 		m.Origin6,
+		m.Pipeline,
+		m.Ports,
 		m.Verdicts,
 	)
 }
@@ -272,6 +318,7 @@ func (m *kernMaps) Close() error {
 // It can be passed to loadKernObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernVariables struct {
 	CoarseClock *ebpf.Variable `ebpf:"coarse_clock"`
+	DenyUntil   *ebpf.Variable `ebpf:"deny_until"`
 	Features    *ebpf.Variable `ebpf:"features"`
 	MultiBuffer *ebpf.Variable `ebpf:"multi_buffer"`
 	OutcomeType *ebpf.Variable `ebpf:"outcome_type"`
@@ -279,6 +326,8 @@ type kernVariables struct {
 	Probes4Len  *ebpf.Variable `ebpf:"probes4_len"`
 	Probes6     *ebpf.Variable `ebpf:"probes6"`
 	Probes6Len  *ebpf.Variable `ebpf:"probes6_len"`
+	SampleType  *ebpf.Variable `ebpf:"sample_type"`
+	Sampling    *ebpf.Variable `ebpf:"sampling"`
 	Slot        *ebpf.Variable `ebpf:"slot"`
 }
 
