@@ -150,6 +150,10 @@ func TestDatePatterns(t *testing.T) {
 		{list{`^[^\[]*\[({DATE})`, `{^LN-BEG}`}, "a [28/Feb/2026:21:59:59 +0000] x", "2026-02-28T21:59:59Z", "a [] x"},
 		{list{`^[^\[]*\[({DATE})`, `{^LN-BEG}`}, "2026-02-28 21:59:59 [x]", "2026-02-28T21:59:59Z", " [x]"},
 		{list{`^[^\[]*(\[{DATE}\s*\])`}, "a [Sat Feb 28 21:59:59 2026] x", "2026-02-28T21:59:59Z", "a  x"},
+		// A user name in front of an access log's date can hold a date; a quote
+		// it can't, so the last date ahead of the first quote is the true one.
+		{list{`^[^"]*(\[%d/%b/%Y:%H:%M:%S %z\]) "`}, `192.0.2.1 - [28/Feb/2020:21:59:59 +0000] [28/Feb/2026:21:59:59 +0000] "GET /[28/Feb/2020:21:59:59 +0000]`,
+			"2026-02-28T21:59:59Z", `192.0.2.1 - [28/Feb/2020:21:59:59 +0000]  "GET /[28/Feb/2020:21:59:59 +0000]`},
 		{list{`{NONE}`}, "2026-02-28 21:59:59 x", "", "2026-02-28 21:59:59 x"},
 		{list{`{DEFAULT}`}, "x 2026-02-28 21:59:59 x", "2026-02-28T21:59:59Z", "x  x"},
 		{list{`^WARNING:()**`, `{^LN-BEG}`}, "WARNING: x", "", "WARNING: x"},

@@ -46,7 +46,7 @@ type Stats struct {
 	Lines   uint64 // lines scanned
 	Ignored uint64 // lines that an ignoreregex took out
 	Skipped uint64 // lines on which a pattern exceeded its step budget
-	TooLong uint64 // lines longer than MaxLine, which no pattern sees
+	TooLong uint64 // lines longer than MaxLine that a pattern might have matched
 }
 
 // MaxLine is the longest line that patterns see, in bytes. Longer ones are
