@@ -24,6 +24,7 @@ type blocklist interface {
 	Allow(ctx context.Context, p []netip.Prefix) (int, error)
 	Disallow(ctx context.Context, p []netip.Prefix) (int, error)
 	Allowed(ctx context.Context) ([]control.Allow, error)
+	Ports(ctx context.Context) ([]control.Port, error)
 	Stats(ctx context.Context) (control.Stats, error)
 	Why(ctx context.Context, p netip.Prefix) (control.Why, error)
 	Import(ctx context.Context, r control.ImportRequest) (control.ImportResult, error)
@@ -59,14 +60,25 @@ func (a *app) open(create bool) (blocklist, error) {
 type pinned struct{ *bpf.Blocklist }
 
 func fromEntry(e bpf.Entry) control.Ban {
-	return control.Ban{
+	b := control.Ban{
 		Prefix: e.Prefix, Jail: e.Jail, Since: e.Since.UTC(), Until: control.Time{Time: e.Until},
 		Packets: e.Packets, Bytes: e.Bytes,
 	}
+	for _, p := range e.Ports {
+		b.Ports = append(b.Ports, p.String())
+	}
+	return b
 }
 
-func (m *pinned) List(_ context.Context, q control.ListQuery) (control.List, error) {
-	l := control.List{Bans: []control.Ban{}, Ports: []control.Port{}}
+func (m *pinned) Ports(context.Context) ([]control.Port, error) {
+	return kernel{Blocklist: m.Blocklist}.Ports()
+}
+
+func (m *pinned) List(ctx context.Context, q control.ListQuery) (l control.List, err error) {
+	l.Bans = []control.Ban{}
+	if l.Ports, err = m.Ports(ctx); err != nil {
+		return l, err
+	}
 	for e, err := range m.Blocklist.List() {
 		if err != nil {
 			return l, err

@@ -45,24 +45,28 @@ type commonFlags struct {
 type grammar struct {
 	commonFlags `embed:""`
 
-	Ban     banCmd     `cmd:"" group:"Bans" help:"Ban addresses or subnets."`
-	Unban   unbanCmd   `cmd:"" group:"Bans" help:"End bans."`
-	Allow   allowCmd   `cmd:"" group:"Bans" help:"Keep addresses from ever being banned; without any, list them."`
-	List    listCmd    `cmd:"" group:"Bans" help:"List what is banned."`
-	Export  exportCmd  `cmd:"" group:"Bans" help:"Write all bans to standard output."`
-	Import  importCmd  `cmd:"" group:"Bans" help:"Take over bans from an export."`
-	Status  statusCmd  `cmd:"" group:"Looking" help:"Say how the daemon, or one jail, is."`
-	Stats   statsCmd   `cmd:"" group:"Looking" help:"Show packet rates by XDP action."`
-	Why     whyCmd     `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
-	History historyCmd `cmd:"" group:"Looking" help:"Show past bans and unbans."`
-	Run     runCmd     `cmd:"" group:"Running" help:"Protect this host: read the logs, ban, until told to stop."`
-	Check   checkCmd   `cmd:"" group:"Configuration" help:"Check the configuration: all that is wrong, in one go."`
-	Test    testCmd    `cmd:"" group:"Configuration" help:"Try jails or a pattern on a log."`
-	Replay  replayCmd  `cmd:"" group:"Configuration" help:"Say who would have been banned by old logs; touches nothing."`
-	Reload  reloadCmd  `cmd:"" group:"Running" help:"Make the daemon read its configuration again."`
-	Attach  attachCmd  `cmd:"" group:"Running" help:"Put the XDP program on interfaces, without any daemon."`
-	Detach  detachCmd  `cmd:"" group:"Running" help:"Take the XDP program off interfaces."`
-	Doctor  doctorCmd  `cmd:"" group:"Running" help:"Check what this machine offers, and say how to fix what is missing."`
+	Ban      banCmd      `cmd:"" group:"Bans" help:"Ban addresses or subnets."`
+	Unban    unbanCmd    `cmd:"" group:"Bans" help:"End bans."`
+	Allow    allowCmd    `cmd:"" group:"Bans" help:"Keep addresses from ever being banned; without any, list them."`
+	List     listCmd     `cmd:"" group:"Bans" help:"List what is banned."`
+	Export   exportCmd   `cmd:"" group:"Bans" help:"Write all bans to standard output."`
+	Import   importCmd   `cmd:"" group:"Bans" help:"Take over bans from an export."`
+	Port     portCmd     `cmd:"" group:"Bans" help:"Block destination ports, for everybody."`
+	Status   statusCmd   `cmd:"" group:"Looking" help:"Say how the daemon, or one jail, is."`
+	Stats    statsCmd    `cmd:"" group:"Looking" help:"Show packet rates by XDP action."`
+	Why      whyCmd      `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
+	History  historyCmd  `cmd:"" group:"Looking" help:"Show past bans and unbans."`
+	Monitor  monitorCmd  `cmd:"" group:"Looking" help:"Show dropped packets as they come."`
+	Run      runCmd      `cmd:"" group:"Running" help:"Protect this host: read the logs, ban, until told to stop."`
+	Check    checkCmd    `cmd:"" group:"Configuration" help:"Check the configuration: all that is wrong, in one go."`
+	Test     testCmd     `cmd:"" group:"Configuration" help:"Try jails or a pattern on a log."`
+	Replay   replayCmd   `cmd:"" group:"Configuration" help:"Say who would have been banned by old logs; touches nothing."`
+	Reload   reloadCmd   `cmd:"" group:"Running" help:"Make the daemon read its configuration again."`
+	Attach   attachCmd   `cmd:"" group:"Running" help:"Put the XDP program on interfaces, without any daemon."`
+	Detach   detachCmd   `cmd:"" group:"Running" help:"Take the XDP program off interfaces."`
+	Pipeline pipelineCmd `cmd:"" group:"Running" help:"Chain XDP programs of your own behind xdpban's."`
+	Policy   policyCmd   `cmd:"" group:"Running" help:"Choose who gets in: everybody but the banned, or the allowlist only."`
+	Doctor   doctorCmd   `cmd:"" group:"Running" help:"Check what this machine offers, and say how to fix what is missing."`
 
 	Convert    convertCmd    `cmd:"" group:"Other" help:"Write another system's jails as xdpban's."`
 	Demo       demoCmd       `cmd:"" group:"Other" help:"Show it all for real, on two throwaway hosts in network namespaces."`

@@ -80,8 +80,14 @@ func (k kernel) Sweep() ([]daemon.Entry, error) {
 
 func (k kernel) Stats() (control.Stats, error) { return kernelStats(k.Blocklist) }
 
-// Ports lists no ports: the kernel part has no list of them yet.
-func (k kernel) Ports() ([]control.Port, error) { return nil, nil }
+func (k kernel) Ports() ([]control.Port, error) {
+	list, err := k.BlockedPorts()
+	ports := make([]control.Port, len(list))
+	for i, p := range list {
+		ports[i] = fromPort(p)
+	}
+	return ports, err
+}
 
 func (k kernel) SetAllow(list []daemon.Allow) error {
 	allow := make([]bpf.Allow, len(list))

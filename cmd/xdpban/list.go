@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"xdpban/internal/control"
@@ -32,11 +33,7 @@ func (c *listCmd) Run(a *app) error {
 		printBans(w, l.Bans, now)
 		if len(l.Ports) > 0 {
 			fmt.Fprintln(w)
-			t := newTable(w, "PORT", "PACKETS", "BYTES")
-			for _, p := range l.Ports {
-				t.row(fmt.Sprintf("%d/%s", p.Port, p.Protocol), strconv.FormatUint(p.Packets, 10), strconv.FormatUint(p.Bytes, 10))
-			}
-			t.flush()
+			printPorts(w, l.Ports)
 		}
 	})
 }
@@ -44,7 +41,11 @@ func (c *listCmd) Run(a *app) error {
 func printBans(w io.Writer, bans []control.Ban, now time.Time) {
 	t := newTable(w, "PREFIX", "JAIL", "LEFT", "PACKETS", "BYTES", "SINCE")
 	for _, b := range bans {
-		t.row(short(b.Prefix), b.Jail, left(b.Until.Time, now),
+		prefix := short(b.Prefix)
+		if len(b.Ports) > 0 {
+			prefix += " to " + strings.Join(b.Ports, ",")
+		}
+		t.row(prefix, b.Jail, left(b.Until.Time, now),
 			strconv.FormatUint(b.Packets, 10), strconv.FormatUint(b.Bytes, 10), clock(b.Since))
 	}
 	t.flush()

@@ -128,6 +128,9 @@ type Ban struct {
 	// Packets and Bytes are what the ban has dropped so far.
 	Packets uint64 `json:"packets"`
 	Bytes   uint64 `json:"bytes"`
+	// Ports are what the ban is limited to, as "22/tcp"; none: everything
+	// from the source is dropped.
+	Ports []string `json:"ports,omitempty"`
 	// Strikes counts the past bans of this prefix when it was made.
 	Strikes int `json:"strikes,omitempty"`
 	// Failures counts the failures that led to it.

@@ -98,6 +98,11 @@ func (c *Client) Allowed(ctx context.Context) (a []Allow, err error) {
 	return a, c.call(ctx, "GET", "allow", nil, nil, &a)
 }
 
+// Ports lists the blocked ports.
+func (c *Client) Ports(ctx context.Context) (p []Port, err error) {
+	return p, c.call(ctx, "GET", "ports", nil, nil, &p)
+}
+
 // Stats reads the kernel's counters.
 func (c *Client) Stats(ctx context.Context) (s Stats, err error) {
 	return s, c.call(ctx, "GET", "stats", nil, nil, &s)

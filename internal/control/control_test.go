@@ -137,6 +137,7 @@ func TestRoundTrip(t *testing.T) {
 		"Allow":    func() error { _, err := c.Allow(ctx, f.unban); return err },
 		"Disallow": func() error { _, err := c.Disallow(ctx, f.unban); return err },
 		"Allowed":  func() error { _, err := c.Allowed(ctx); return err },
+		"Ports":    func() error { _, err := c.Ports(ctx); return err },
 		"Stats":    func() error { _, err := c.Stats(ctx); return err },
 		"Why":      func() error { _, err := c.Why(ctx, f.bans[0].Prefix); return err },
 		"Reload":   func() error { _, err := c.Reload(ctx); return err },

@@ -31,6 +31,7 @@ func newHandler(d Daemon, s Socket, log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", h.read(h.status))
 	mux.HandleFunc("GET /v1/bans", h.list)
+	mux.HandleFunc("GET /v1/ports", h.read(h.ports))
 	mux.HandleFunc("GET /v1/allow", h.read(h.allowed))
 	mux.HandleFunc("GET /v1/stats", h.read(h.stats))
 	mux.HandleFunc("GET /v1/why", h.read(h.why))
@@ -117,6 +118,17 @@ func (h *handler) allowed(r *http.Request) (any, error) {
 		a = []Allow{}
 	}
 	return a, err
+}
+
+func (h *handler) ports(r *http.Request) (any, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	p, err := h.daemon.Ports(r.Context())
+	if p == nil {
+		p = []Port{}
+	}
+	return p, err
 }
 
 func (h *handler) stats(r *http.Request) (any, error) {
