@@ -100,6 +100,7 @@ install: ## install the program, its unit, its manual pages and its configuratio
 	install -D -m 755 xdpban $(DESTDIR)$(PREFIX)/bin/xdpban
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 packaging/man/xdpban.1
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 packaging/man/xdpban.toml.5 packaging/man/xdpban-jail.5
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/xdpban/fail2ban packaging/fail2ban/xdpban.conf
 	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/xdpban/jail.d
 	sed 's|/usr/bin/xdpban|$(PREFIX)/bin/xdpban|' packaging/xdpban.service >$(DESTDIR)/etc/systemd/system/xdpban.service
 	[ -e $(DESTDIR)/etc/xdpban/xdpban.toml ] || install -m 644 -t $(DESTDIR)/etc/xdpban packaging/xdpban.toml
@@ -112,6 +113,7 @@ package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64
 	rm -rf $(DIST)
 	mkdir -p $(DIST)/stage
 	cp -r packaging/nfpm.yaml packaging/scripts packaging/xdpban.service packaging/xdpban.toml LICENSE $(DIST)/stage
+	cp packaging/fail2ban/xdpban.conf $(DIST)/stage/fail2ban-action.conf
 	for page in packaging/man/*; do gzip -9n <$$page >$(DIST)/stage/$${page##*/}.gz; done
 	for shell in bash zsh fish; do $(GO) run -buildvcs=false ./cmd/xdpban completion $$shell >$(DIST)/stage/completion.$$shell; done
 	gzip -9n <CHANGELOG.md >$(DIST)/stage/changelog.gz
