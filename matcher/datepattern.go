@@ -386,7 +386,7 @@ func (t *dateTemplate) read(text []byte, caps []int, k *clock, c *civil) bool {
 		}
 		v := text[caps[2*f.group]:caps[2*f.group+1]]
 		cur.b, cur.i = v, 0
-		n, _ := strconv.Atoi(strings.TrimSpace(asString(v)))
+		n := number(v)
 		switch f.key {
 		case 'Y':
 			c.year = n
@@ -450,6 +450,17 @@ func (t *dateTemplate) read(text []byte, caps []int, k *clock, c *civil) bool {
 		}
 	}
 	return true
+}
+
+// number reads the digits of a field of at most six; it may be padded.
+func number(v []byte) int {
+	n := 0
+	for _, x := range v[:min(len(v), 7)] {
+		if isDigit(x) {
+			n = n*10 + int(x-'0')
+		}
+	}
+	return n
 }
 
 func lower3(v []byte) string {

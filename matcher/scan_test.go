@@ -253,6 +253,11 @@ func FuzzAddress(f *testing.F) {
 func TestAllocations(t *testing.T) {
 	misses, failures := sshdLog(500, 0, syslogStamp), sshdLog(500, 1, syslogStamp)
 	iso := sshdLog(500, 0, isoStamp)
+	access := bytes.Repeat([]byte("192.0.2.3 - bob [24/Nov/2026:11:00:00 +0100] \"GET /wp-login.php HTTP/1.1\" 404 1\n"), 500)
+	web := compile(t, Filter{
+		DatePattern: []string{`^[^"]*(\[%d/%b/%Y:%H:%M:%S %z\]) "`},
+		Failregex:   []string{`^<ADDR> [^"]*"GET /+wp-login\.php[^"]*" 404 `},
+	})
 	sshd := sshdFilter(t)
 	var whole []*Compiled
 	for _, c := range jailSet(t) {
@@ -268,12 +273,16 @@ func TestAllocations(t *testing.T) {
 		{"misses", misses, []*Compiled{sshd}},
 		{"misses, ISO dates", iso, []*Compiled{sshd}},
 		{"failures", failures, []*Compiled{sshd}},
+		{"access log", access, []*Compiled{web}},
 		{"misses, many filters", misses, whole},
 		{"failures, many filters", failures, whole},
 	} {
 		s := NewSet(SetOptions{Location: time.UTC}, tc.filters...)
 		emit := func(*Failure) {}
 		s.Scan(tc.log, noon, emit)
+		if tc.name == "access log" && scanWith(s, string(tc.log[:100])) == nil {
+			t.Error("nothing found")
+		}
 		if n := testing.AllocsPerRun(10, func() { s.Scan(tc.log, noon, emit) }); n > 0 {
 			t.Errorf("%s: %.1f allocations a block of 500 lines", tc.name, n)
 		}
