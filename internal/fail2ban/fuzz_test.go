@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/BurntSushi/toml"
 )
 
 // recorder notes what is opened, to show that nothing outside is.
@@ -33,6 +35,7 @@ func FuzzTree(f *testing.F) {
 		}
 	}
 	add("testdata/tricky")
+	add("testdata/full")
 	f.Add([]byte("[x]\nenabled=1\nfilter=a[b=<b>]"), []byte("[INCLUDES]\nbefore=jail.conf"), []byte("[Definition]\nfailregex=<b><b><b>"))
 	f.Add([]byte("[DEFAULT]\na=%(b)s%(b)s\nb=%(c)s%(c)s\nc=%(d)s\nd=xx\n[x]\nfilter=../../etc/passwd"), []byte("[INCLUDES]\nafter=/outside.conf"), []byte("[Init?f=6]\nx=<x?f=6>"))
 	f.Fuzz(func(t *testing.T, jail, local, filter []byte) {
@@ -47,7 +50,16 @@ func FuzzTree(f *testing.F) {
 		names, err := tree.JailNames()
 		if err == nil {
 			for _, n := range names {
-				tree.Jail(n, true)
+				j, err := tree.Jail(n, true)
+				if err != nil {
+					continue
+				}
+				if c, err := tree.Convert(j); err == nil {
+					var tables map[string]any
+					if _, err := toml.Decode(string(c.TOML), &tables); err != nil {
+						t.Fatalf("jail %q is written as no TOML: %v\n%s", n, err, c.TOML)
+					}
+				}
 			}
 		}
 		tree.Filter("a", Options{})
