@@ -56,8 +56,15 @@ func TestLongLinesAreDroppedWhole(t *testing.T) {
 			t.Errorf("%.40q…: %v, %+v", line, got, s.Stats())
 		}
 	}
-	// What comes after one is read again.
-	expect(t, scan(t, fresh+pad+"\n"+fresh+"\n", c), "0.0 192.0.2.1 root")
+	// What comes after one is read again, also after one that is longer than
+	// what is searched at a time.
+	for _, n := range []int{1, 5, 40} {
+		s := NewSet(SetOptions{Location: time.UTC}, c, compile(t, Filter{Failregex: []string{`^never <ADDR>`}}))
+		expect(t, scanWith(s, fresh+"\n"+fresh+strings.Repeat(pad, n)+"\n"+fresh+"\n"), "0.0 192.0.2.1 root", "0.0 192.0.2.1 root")
+		if s.Stats().Lines != 3 {
+			t.Errorf("%d lines", s.Stats().Lines)
+		}
+	}
 	// As long as may be.
 	user := strings.Repeat("x", MaxLine-len(fresh)+len("root")-1)
 	if got := scan(t, strings.Replace(fresh, "root", user, 1)+"\n", c); len(got) != 1 {

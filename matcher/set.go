@@ -411,7 +411,7 @@ func (s *Set) lookBack(v *view, to, most int) {
 	end := to
 	for n := 0; n < most && end > v.seen; n++ {
 		start := bytes.LastIndexByte(s.block[:end-1], '\n') + 1
-		if v.det.note(&s.machine, s.block[start:end-1], s.arrival) {
+		if end-start <= MaxLine && v.det.note(&s.machine, s.block[start:end-1], s.arrival) {
 			break
 		}
 		end = start
