@@ -102,7 +102,7 @@ func (b *Blocklist) Resize(l Limits) error {
 // remember nothing.
 func (b *Blocklist) remakeTables(meta kernMeta) *mapSet {
 	set := *b.maps.Load()
-	set.makeTables(meta)
+	set.makeTables(b, meta)
 	b.maps.Store(&set)
 	return &set
 }
@@ -188,7 +188,7 @@ func (b *Blocklist) replace(sizes map[int]uint32) error {
 	}
 	meta.Maps++
 	set.generation = meta.Maps
-	set.makeTables(meta)
+	set.makeTables(b, meta)
 	b.maps.Store(&set)
 	if err := errors.Join(b.writeMeta(meta), b.reload(meta)); err != nil {
 		err = undo(err)

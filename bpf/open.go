@@ -76,6 +76,8 @@ type Blocklist struct {
 
 	mu         sync.Mutex
 	generation uint64 // of meta, as of our last turn
+	ender      *ebpf.Program
+	enderMaps  uint64 // the generation of maps it was loaded for
 	jails      jailNames
 	swept      []Entry // ended bans that made room, for the next Sweep
 }
@@ -215,7 +217,7 @@ func (b *Blocklist) openMaps(o Options) error {
 	}
 	b.epoch = meta.Epoch
 	set.generation = meta.Maps
-	set.makeTables(meta)
+	set.makeTables(b, meta)
 	if err := b.writeMeta(meta); err != nil {
 		return err
 	}
@@ -249,7 +251,7 @@ func (b *Blocklist) current() (*mapSet, error) {
 			return nil, err
 		}
 	}
-	set.makeTables(meta)
+	set.makeTables(b, meta)
 	b.maps.Store(set)
 	return set, nil
 }
@@ -387,6 +389,9 @@ func (b *Blocklist) Close() error {
 	var err error
 	if set := b.maps.Load(); set != nil {
 		err = set.Close()
+	}
+	if b.ender != nil {
+		err = errors.Join(err, b.ender.Close())
 	}
 	if b.folder != nil {
 		err = errors.Join(err, b.folder.Close())

@@ -137,17 +137,56 @@ func (b *Blocklist) load(meta kernMeta, slot uint32) (*ebpf.Program, error) {
 		}
 	}
 
+	var out struct {
+		Xdpban *ebpf.Program `ebpf:"xdpban"`
+	}
+	if err := b.assign(spec, &out); err != nil {
+		return nil, fmt.Errorf("load the XDP program: %w", explain(err))
+	}
+	return out.Xdpban, nil
+}
+
+// assign loads programs that use our maps.
+func (b *Blocklist) assign(spec *ebpf.CollectionSpec, to any) error {
 	replacements := map[string]*ebpf.Map{}
 	for _, m := range b.maps.Load().all() {
 		replacements[m.name] = *m.m
 		spec.Maps[m.name].MaxEntries = (*m.m).MaxEntries()
 	}
-	var out kernPrograms
-	err = spec.LoadAndAssign(&out, &ebpf.CollectionOptions{MapReplacements: replacements})
-	if err != nil {
-		return nil, fmt.Errorf("load the XDP program: %w", explain(err))
+	return spec.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: replacements})
+}
+
+// setEnd runs set_end; the lock is held. The error is ErrUnsupported if the
+// kernel has no such thing.
+func (b *Blocklist) setEnd(r kernEndRequest) error {
+	set := b.maps.Load()
+	if b.ender == nil || b.enderMaps != set.generation {
+		if err := features.HaveProgramHelper(ebpf.Syscall, asm.FnMapLookupPercpuElem); err != nil {
+			return errors.ErrUnsupported
+		}
+		spec := b.spec.Copy()
+		if err := spec.Variables[kernVarCpus].Set(uint32(ebpf.MustPossibleCPU())); err != nil {
+			return err
+		}
+		var out struct {
+			SetEnd *ebpf.Program `ebpf:"set_end"`
+		}
+		if err := b.assign(spec, &out); err != nil {
+			return fmt.Errorf("load the program that changes ends: %w", explain(err))
+		}
+		if b.ender != nil {
+			b.ender.Close()
+		}
+		b.ender, b.enderMaps = out.SetEnd, set.generation
 	}
-	return out.Xdpban, nil
+	found, err := b.ender.Run(&ebpf.RunOptions{Context: r})
+	if err != nil {
+		return err
+	}
+	if found == 0 {
+		return ebpf.ErrKeyNotExist
+	}
+	return nil
 }
 
 // mask is the netmask of n bits, in the form of an address.

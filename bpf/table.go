@@ -65,6 +65,8 @@ func dearness(expires uint64) uint64 {
 
 // bans is a table with keys K, and O in its map of origins.
 type bans[K, O comparable] struct {
+	b         *Blocklist
+	index     uint32 // among the tables
 	title     string
 	m         *ebpf.Map
 	originMap *ebpf.Map
@@ -79,26 +81,26 @@ type bans[K, O comparable] struct {
 	horizon uint64
 }
 
-func (s *mapSet) makeTables(meta kernMeta) {
+func (s *mapSet) makeTables(b *Blocklist, meta kernMeta) {
 	s.tables = []table{
 		&bans[[4]byte, kernPrefix4]{
-			title: kernMapBan4, m: s.Ban4, max: meta.MaxBans, originMap: s.Origin4,
+			b: b, index: 0, title: kernMapBan4, m: s.Ban4, max: meta.MaxBans, originMap: s.Origin4,
 			key:       func(p netip.Prefix) [4]byte { return p.Addr().As4() },
 			prefix:    func(k [4]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4(k), 32) },
 			originKey: key4,
 		},
 		&bans[[16]byte, kernPrefix6]{
-			title: kernMapBan6, m: s.Ban6, max: meta.MaxBans, originMap: s.Origin6,
+			b: b, index: 1, title: kernMapBan6, m: s.Ban6, max: meta.MaxBans, originMap: s.Origin6,
 			key:       func(p netip.Prefix) [16]byte { return p.Addr().As16() },
 			prefix:    func(k [16]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom16(k), 128) },
 			originKey: key6,
 		},
 		&bans[kernPrefix4, kernPrefix4]{
-			title: kernMapNet4, m: s.Net4, max: meta.MaxNets, originMap: s.Origin4,
+			b: b, index: 2, title: kernMapNet4, m: s.Net4, max: meta.MaxNets, originMap: s.Origin4,
 			key: key4, prefix: prefixOf4, originKey: key4,
 		},
 		&bans[kernPrefix6, kernPrefix6]{
-			title: kernMapNet6, m: s.Net6, max: meta.MaxNets, originMap: s.Origin6,
+			b: b, index: 3, title: kernMapNet6, m: s.Net6, max: meta.MaxNets, originMap: s.Origin6,
 			key: key6, prefix: prefixOf6, originKey: key6,
 		},
 	}
@@ -146,6 +148,15 @@ func prefixOf6(k kernPrefix6) netip.Prefix {
 		binary.NativeEndian.PutUint32(a[4*i:], w)
 	}
 	return netip.PrefixFrom(netip.AddrFrom16(a), int(k.Len))
+}
+
+// endKey has an IPv4 address where an IPv6 one begins.
+func endKey(p netip.Prefix) kernPrefix6 {
+	if p.Addr().Is6() {
+		return key6(p)
+	}
+	k := key4(p)
+	return kernPrefix6{Len: k.Len, Addr: [4]uint32{k.Addr}}
 }
 
 func (t *bans[K, O]) String() string { return t.title }
@@ -257,10 +268,16 @@ func (t *bans[K, O]) change(p pending) (standing bool, err error) {
 		}
 	}
 	if cpus[0].Expires != p.expires {
-		for i := range cpus {
-			cpus[i].Expires = p.expires
+		err := t.b.setEnd(kernEndRequest{Expires: p.expires, Table: t.index, Key: endKey(p.prefix)})
+		if errors.Is(err, errors.ErrUnsupported) {
+			// Before Linux 5.19: what is counted between the lookup and
+			// this is lost.
+			for i := range cpus {
+				cpus[i].Expires = p.expires
+			}
+			err = t.m.Update(key, cpus, ebpf.UpdateExist)
 		}
-		if err := t.m.Update(key, cpus, ebpf.UpdateExist); err != nil {
+		if err != nil {
 			return false, fmt.Errorf("change %s in %s: %w", p.prefix, t.title, err)
 		}
 	}

@@ -130,3 +130,11 @@ struct sample {
 
 /* Programs that may follow ours. */
 #define MAX_PIPELINE 8
+
+/* What set_end is asked to do: give one entry of ban4, ban6, net4 or net6
+ * (table 0 to 3) another end on all CPUs. */
+struct end_request {
+	__u64 expires;
+	__u32 table;
+	struct prefix6 key;
+};

@@ -36,6 +36,8 @@ volatile const enum feature features;
 /* Policy deny's end, monotonic ns, or 0; and how many drops make a sample. */
 volatile const __u64 deny_until;
 volatile const __u32 sampling;
+/* How many CPUs there may be. */
+volatile const __u32 cpus = 1;
 /* Only here so that these get into the BTF, from which Go's types come. */
 volatile const enum outcome outcome_type;
 const struct sample *volatile const sample_type;
@@ -553,4 +555,39 @@ int xdpban(struct xdp_md *ctx)
 	if (features & FEATURE_PIPELINE)
 		bpf_tail_call(ctx, &pipeline, 0);
 	return XDP_PASS;
+}
+
+/*
+ * set_end changes a ban's end in place: writing the whole value from user
+ * space would take back what was counted since it was read. It is run by a
+ * system call, never by a packet.
+ */
+SEC("syscall")
+int set_end(struct end_request *r)
+{
+	struct prefix6 key = {
+	    .len = r->key.len,
+	    .addr = {r->key.addr[0], r->key.addr[1], r->key.addr[2], r->key.addr[3]},
+	};
+	__u64 expires = r->expires;
+	__u32 table = r->table;
+	int found = 0;
+
+	for (__u32 cpu = 0; cpu < cpus; cpu++) {
+		struct ban *b;
+
+		if (table == 0)
+			b = bpf_map_lookup_percpu_elem(&ban4, &key.addr, cpu);
+		else if (table == 1)
+			b = bpf_map_lookup_percpu_elem(&ban6, &key.addr, cpu);
+		else if (table == 2)
+			b = bpf_map_lookup_percpu_elem(&net4, &key, cpu);
+		else
+			b = bpf_map_lookup_percpu_elem(&net6, &key, cpu);
+		if (!b)
+			return 0;
+		b->expires = expires;
+		found = 1;
+	}
+	return found;
 }

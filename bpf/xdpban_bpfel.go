@@ -36,6 +36,13 @@ type kernCounter struct {
 	Bytes   uint64
 }
 
+type kernEndRequest struct {
+	_       structs.HostLayout
+	Expires uint64
+	Table   uint32
+	Key     kernPrefix6
+}
+
 type kernFeature uint32
 
 const (
@@ -157,8 +164,10 @@ const (
 	kernMapPipeline    = "pipeline"
 	kernMapPorts       = "ports"
 	kernMapVerdicts    = "verdicts"
+	kernProgSetEnd     = "set_end"
 	kernProgXdpban     = "xdpban"
 	kernVarCoarseClock = "coarse_clock"
+	kernVarCpus        = "cpus"
 	kernVarDenyUntil   = "deny_until"
 	kernVarFeatures    = "features"
 	kernVarMultiBuffer = "multi_buffer"
@@ -214,6 +223,7 @@ type kernSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernProgramSpecs struct {
+	SetEnd *ebpf.ProgramSpec `ebpf:"set_end"`
 	Xdpban *ebpf.ProgramSpec `ebpf:"xdpban"`
 }
 
@@ -243,6 +253,7 @@ type kernMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernVariableSpecs struct {
 	CoarseClock *ebpf.VariableSpec `ebpf:"coarse_clock"`
+	Cpus        *ebpf.VariableSpec `ebpf:"cpus"`
 	DenyUntil   *ebpf.VariableSpec `ebpf:"deny_until"`
 	Features    *ebpf.VariableSpec `ebpf:"features"`
 	MultiBuffer *ebpf.VariableSpec `ebpf:"multi_buffer"`
@@ -318,6 +329,7 @@ func (m *kernMaps) Close() error {
 // It can be passed to loadKernObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernVariables struct {
 	CoarseClock *ebpf.Variable `ebpf:"coarse_clock"`
+	Cpus        *ebpf.Variable `ebpf:"cpus"`
 	DenyUntil   *ebpf.Variable `ebpf:"deny_until"`
 	Features    *ebpf.Variable `ebpf:"features"`
 	MultiBuffer *ebpf.Variable `ebpf:"multi_buffer"`
@@ -335,11 +347,13 @@ type kernVariables struct {
 //
 // It can be passed to loadKernObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernPrograms struct {
+	SetEnd *ebpf.Program `ebpf:"set_end"`
 	Xdpban *ebpf.Program `ebpf:"xdpban"`
 }
 
 func (p *kernPrograms) Close() error {
 	return _KernClose(
+		p.SetEnd,
 		p.Xdpban,
 	)
 }
