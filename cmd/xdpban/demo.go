@@ -201,7 +201,7 @@ var settled = []struct {
 	what *regexp.Regexp
 	with string
 }{
-	{regexp.MustCompile(`[ \t]+`), " "},
+	{regexp.MustCompile(`[ \t\r]+`), " "}, // ssh ends its lines for a terminal
 	{regexp.MustCompile(`(?m) $`), ""},
 	{regexp.MustCompile(` port \d+ ssh2`), " port N ssh2"},
 	{regexp.MustCompile(`, time \d+ms`), ""},
