@@ -46,10 +46,17 @@ type Foreigner struct {
 	ID        uint32 // of the program
 	Name      string
 	Tag       string
+	// Link is the id of the bpf_link that holds it; 0: it was attached by
+	// netlink, as `ip link` does, or we may not see links.
+	Link uint32
 }
 
 func (f *Foreigner) Error() string {
-	return fmt.Sprintf("%s already has an XDP program: %q, id %d, tag %s, mode %s; remove it first", f.Interface, f.Name, f.ID, f.Tag, f.Mode)
+	how := "by netlink"
+	if f.Link != 0 {
+		how = fmt.Sprintf("by link %d", f.Link)
+	}
+	return fmt.Sprintf("%s already has an XDP program: %q, id %d, tag %s, mode %s, attached %s; remove or replace it", f.Interface, f.Name, f.ID, f.Tag, f.Mode, how)
 }
 
 // Attach puts the program on an interface by a pinned bpf_link and returns
@@ -63,6 +70,42 @@ func (b *Blocklist) Attach(iface string, mode Mode) (Attachment, error) {
 		return a, fmt.Errorf("attach to %s: %w", iface, explain(err))
 	}
 	return a, nil
+}
+
+// Replace is Attach, but takes another program off first, and returns it if
+// there was one. Packets pass unfiltered in between. A program that has a
+// pinned link is detached from the interface; the pin stays with its owner.
+func (b *Blocklist) Replace(iface string, mode Mode) (Attachment, *Foreigner, error) {
+	a, err := b.Attach(iface, mode)
+	var f *Foreigner
+	if !errors.As(err, &f) {
+		return a, nil, err
+	}
+	if err := f.remove(); err != nil {
+		return a, nil, fmt.Errorf("take program %d (%q) off %s: %w", f.ID, f.Name, iface, explain(err))
+	}
+	a, err = b.Attach(iface, mode)
+	return a, f, err
+}
+
+// remove takes the program off its interface.
+func (f *Foreigner) remove() error {
+	if f.Link != 0 {
+		l, err := link.NewFromID(link.ID(f.Link))
+		if err != nil {
+			return err
+		}
+		defer l.Close()
+		return l.Detach()
+	}
+	dev, err := netlink.LinkByName(f.Interface)
+	if err != nil {
+		return err
+	}
+	flags := map[Mode]link.XDPAttachFlags{
+		ModeNative: link.XDPDriverMode, ModeGeneric: link.XDPGenericMode, ModeOffload: link.XDPOffloadMode,
+	}[f.Mode]
+	return netlink.LinkSetXdpFdWithFlags(dev, -1, int(flags))
 }
 
 func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
@@ -333,6 +376,17 @@ func foreigner(dev netlink.Link) *Foreigner {
 		defer prog.Close()
 		if info, err := prog.Info(); err == nil {
 			f.Name, f.Tag = info.Name, info.Tag
+		}
+	}
+	var links link.Iterator
+	defer links.Close()
+	for links.Next() {
+		info, err := links.Link.Info()
+		if err != nil || uint32(info.Program) != f.ID {
+			continue
+		}
+		if x := info.XDP(); x != nil && int(x.Ifindex) == dev.Attrs().Index {
+			f.Link = uint32(info.ID)
 		}
 	}
 	return f

@@ -355,10 +355,24 @@ func TestForeigner(t *testing.T) {
 
 	must(t, netlink.LinkSetXdpFdWithFlags(dev, p.FD(), int(link.XDPGenericMode)))
 	check("by netlink", ModeGeneric)
-	must(t, netlink.LinkSetXdpFdWithFlags(dev, -1, int(link.XDPGenericMode)))
+	// Asked to, we replace it; that one is named, too.
+	a, f, err := b.Replace(v.name, ModeGeneric)
+	if err != nil || a.Mode != ModeGeneric || f == nil || f.Name != "somebody" || f.Link != 0 {
+		t.Errorf("replaced %+v by %+v: %v", f, a, err)
+	}
+	must(t, b.Detach(v.name))
 
-	_, err = b.Attach(v.name, ModeAuto)
+	l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: dev.Attrs().Index, Flags: link.XDPDriverMode})
 	must(t, err)
+	defer l.Close()
+	a, f, err = b.Replace(v.name, ModeAuto)
+	if err != nil || a.Mode != ModeNative || f == nil || f.Name != "somebody" || f.Link == 0 {
+		t.Errorf("replaced %+v by %+v: %v", f, a, err)
+	}
+	// Our own isn't somebody else's.
+	if a, f, err = b.Replace(v.name, ModeAuto); err != nil || f != nil || a.Mode != ModeNative {
+		t.Errorf("replaced %+v by %+v: %v", f, a, err)
+	}
 }
 
 // TestInterfaceReturns deletes the interface and makes it anew: the old link

@@ -172,6 +172,9 @@ func (b *Blocklist) replace(sizes map[int]uint32) error {
 		if err := fresh.Pin(b.pin(m.name + newPin)); err != nil {
 			return undo(err)
 		}
+		if err := sameOwner(b.pin(m.name), b.pin(m.name+newPin)); err != nil {
+			return undo(err)
+		}
 		*m.m = fresh
 	}
 	meta, err := b.readMeta()
