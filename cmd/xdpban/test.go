@@ -88,7 +88,7 @@ func (c *testCmd) Run(a *app) error {
 	}
 	t := &tester{
 		names: names, filters: filters,
-		set:      matcher.NewSet(matcher.SetOptions{}, filters...),
+		set:      matcher.NewSet(matcher.SetOptions{Journal: c.Log == "journal"}, filters...),
 		patterns: map[[3]int]int{}, dates: map[string]int{},
 		keepMissed: c.PrintMissed, keepIgnored: c.PrintIgnored,
 		result: testResult{Failures: []testFailure{}, Patterns: []patternCount{}, Dates: []dateCount{}},
