@@ -135,12 +135,16 @@ type Config struct {
 
 // Settings are xdpban.toml's: one host's.
 type Settings struct {
-	Interfaces []string       // empty: the default route's
-	Mode       string         // auto, native or generic
-	BPFDir     string         // where the maps are pinned
-	Socket     string         // the API's unix socket
-	StateDir   string         // the ledger's folder
-	IgnoreIP   []netip.Prefix // never banned, by any jail
+	Interfaces []string // empty: the default route's
+	Mode       string   // auto, native or generic
+	BPFDir     string   // where the maps are pinned
+	Socket     string   // the API's unix socket
+	// SocketGroup is the group whose members may read through the socket;
+	// empty: root alone. With SocketGroupBans they may ban and reload too.
+	SocketGroup     string
+	SocketGroupBans bool
+	StateDir        string         // the ledger's folder
+	IgnoreIP        []netip.Prefix // never banned, by any jail
 	// IgnoreNames are host names in ignoreip, for the daemon to look up.
 	IgnoreNames []string
 	IgnoreSelf  bool // the host's own addresses are never banned (default true)

@@ -320,6 +320,8 @@ func (l *loader) readSettings() Settings {
 			}
 		}
 	}
+	r.text("socket_group", &s.SocketGroup, "adm")
+	r.flag("socket_group_bans", &s.SocketGroupBans)
 	r.ignoreIP(&s.IgnoreIP, &s.IgnoreNames)
 	r.flag("ignoreself", &s.IgnoreSelf)
 	r.flag("ignore_sessions", &s.IgnoreSessions)

@@ -3,7 +3,13 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
+	"os"
 	"testing"
+	"time"
+
+	"xdpban/bpf"
+	"xdpban/internal/control"
 )
 
 // BenchmarkParseList reads a blocklist of 100,000 addresses.
@@ -19,5 +25,35 @@ func BenchmarkParseList(b *testing.B) {
 		if err != nil || len(ps) != 100_000 {
 			b.Fatal(len(ps), err)
 		}
+	}
+}
+
+// BenchmarkBan bans 100,000 addresses straight on the maps.
+func BenchmarkBan(b *testing.B) {
+	if os.Geteuid() != 0 {
+		b.Skip("needs root")
+	}
+	dir := fmt.Sprintf("/sys/fs/bpf/xdpban-bench-%d", os.Getpid())
+	defer os.RemoveAll(dir)
+	blocklist, err := bpf.Open(bpf.Options{Dir: dir})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer blocklist.Close()
+	m := &pinned{blocklist}
+	r := control.BanRequest{For: control.Duration(time.Hour)}
+	for i := range 100_000 {
+		r.Prefixes = append(r.Prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{198, byte(18 + i>>16), byte(i >> 8), byte(i)}), 32))
+	}
+	for b.Loop() {
+		res, err := m.Ban(b.Context(), r)
+		if err != nil || res.Banned != len(r.Prefixes) {
+			b.Fatal(res.Banned, err)
+		}
+		b.StopTimer()
+		if err := blocklist.Sync(nil); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }

@@ -199,7 +199,7 @@ func (m *pinned) Ban(_ context.Context, r control.BanRequest) (res control.BanRe
 	if d := time.Duration(r.For); d != jails.Forever {
 		ban.Until = ban.Since.Add(d)
 	}
-	var add []bpf.Ban
+	add := make([]bpf.Ban, 0, len(ps))
 	for _, p := range ps {
 		if e, ok := standing[p]; ok && lasts(e.Until, ban.Until) {
 			res.Kept++

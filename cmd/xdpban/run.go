@@ -11,7 +11,9 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -50,7 +52,13 @@ func (c *runCmd) Run(a *app) error {
 		return err
 	}
 	s := config.Settings
-	listener, err := control.Listen(control.Socket{Path: a.Socket, UID: -1, GID: -1})
+	gid := -1
+	if s.SocketGroup != "" {
+		if gid, err = groupID(s.SocketGroup); err != nil {
+			return usageError{err}
+		}
+	}
+	listener, err := control.Listen(control.Socket{Path: a.Socket, UID: -1, GID: gid, GroupWrites: s.SocketGroupBans})
 	if err != nil {
 		return err
 	}
@@ -111,6 +119,18 @@ func (c *runCmd) Run(a *app) error {
 		<-served
 	}
 	return err
+}
+
+// groupID finds a group by its name or number.
+func groupID(name string) (int, error) {
+	if id, err := strconv.Atoi(name); err == nil && id >= 0 {
+		return id, nil
+	}
+	g, err := user.LookupGroup(name)
+	if err != nil {
+		return 0, fmt.Errorf("socket_group: %w; make it with groupadd --system %s, or take another", err, name)
+	}
+	return strconv.Atoi(g.Gid)
 }
 
 // reloadOnHangup reads the configuration again at SIGHUP. What is wrong with
