@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -171,11 +172,10 @@ type stream struct {
 
 // file is one open file of a stream.
 type file struct {
-	s    *stream
-	fd   int
-	id   fileID
-	born int64
-	wd   int // -1: not watched
+	s  *stream
+	fd int
+	id fileID
+	wd int // -1: not watched
 
 	off      int64  // everything before it was emitted or dropped
 	start    []byte // the first bytes, of those before off
@@ -216,42 +216,47 @@ func (r *reader) close() {
 
 // begin opens everything there is, each at its position.
 func (r *reader) begin(resume map[string]Position) error {
+	// Those with a position first and at once, so that what was rotated away
+	// from one isn't taken for another.
+	for _, path := range slices.Sorted(maps.Keys(resume)) {
+		matches := func(pattern string) bool {
+			ok, _ := filepath.Match(pattern, path)
+			return ok && path != pattern || path == pattern && !isGlob(pattern)
+		}
+		if p := resume[path]; slices.ContainsFunc(r.opt.Patterns, matches) {
+			s := &stream{path: path, stored: &p}
+			r.streams[path] = s
+			r.reopen(s)
+		}
+	}
+	told := map[string]bool{}
 	for i, pattern := range r.opt.Patterns {
 		_, known := resume[pattern]
 		paths := r.tree.walk(i)
-		if isGlob(pattern) {
-			// Rotated away while down, and nothing new in its place yet.
-			for key := range resume {
-				if ok, _ := filepath.Match(pattern, key); ok && !slices.Contains(paths, key) {
-					paths = append(paths, key)
-				}
+		for path := range r.streams {
+			if ok, _ := filepath.Match(pattern, path); ok && !slices.Contains(paths, path) {
+				paths = append(paths, path) // nothing new in its place yet
 			}
 		}
-		// Those with a position first, so that what was rotated away from one
-		// isn't taken for another. access.log sorts ahead of access.log.1.
-		sort.Slice(paths, func(a, b int) bool {
-			_, x := resume[paths[a]]
-			_, y := resume[paths[b]]
-			if x != y {
-				return x
-			}
-			return paths[a] < paths[b]
-		})
+		slices.Sort(paths)
 		for _, path := range paths {
-			if r.streams[path] != nil {
+			if told[path] {
 				continue
 			}
-			s := &stream{path: path}
-			r.streams[path] = s
-			if p, ok := resume[path]; ok {
-				s.stored = &p
-				r.follow(s)
-			} else if known || r.opt.FromStart {
-				r.follow(s)
-			} else if r.follow(s); s.live {
-				r.toEnd(s.files[len(s.files)-1])
-			} else {
-				s.modified = time.Now().UnixNano()
+			told[path] = true
+			s := r.streams[path]
+			resumed := s != nil
+			if !resumed {
+				s = &stream{path: path}
+				r.streams[path] = s
+			}
+			r.follow(s)
+			if !resumed && !known && !r.opt.FromStart {
+				if s.live {
+					r.toEnd(s.files[len(s.files)-1])
+				} else {
+					s.modified = time.Now().UnixNano()
+				}
 			}
 			if err := r.tell(s); err != nil {
 				return err
@@ -266,6 +271,24 @@ func (r *reader) begin(resume map[string]Position) error {
 	return nil
 }
 
+// reopen resumes a stored position, and says false if that has to wait: while
+// the file can't be read, its position must not be forgotten.
+func (r *reader) reopen(s *stream) bool {
+	if s.stored == nil {
+		return true
+	}
+	current, err := idAt(s.path)
+	if err == nil {
+		err = unix.Access(s.path, unix.R_OK)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		r.complain(s, &fs.PathError{Op: "open", Path: s.path, Err: err})
+		return false
+	}
+	r.resume(s, current)
+	return true
+}
+
 // resume opens the files of the stored position, wherever they are now.
 // current is what the pathname leads to.
 func (r *reader) resume(s *stream, current fileID) {
@@ -273,7 +296,7 @@ func (r *reader) resume(s *stream, current fileID) {
 	s.stored = nil
 	s.modified = p.Modified
 	if p.Inode != 0 && p.Offset == 0 {
-		s.modified-- // written to at once: the kernel's clock is coarse
+		s.modified-- // it may be the time of what is unread
 	}
 	list := siblings(s.path)
 	for i, old := range append(slices.Clone(p.Older), p) {
@@ -293,7 +316,7 @@ func (r *reader) resume(s *stream, current fileID) {
 			list = siblings(s.path)
 		}
 		if f != nil {
-			id := fileID{old.Dev, old.Inode}
+			id := old.id()
 			f.copied = at.id != id && current == id
 			f.since = old.Modified
 			s.files = append(s.files, f)
@@ -343,6 +366,9 @@ func (r *reader) rescan() error {
 // follow finds out what the pathname leads to now. It says whether that has
 // changed.
 func (r *reader) follow(s *stream) bool {
+	if !r.reopen(s) {
+		return false
+	}
 	info, err := os.Stat(s.path)
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("it is a %s, not a regular file", kindOf(info.Mode()))
@@ -350,9 +376,6 @@ func (r *reader) follow(s *stream) bool {
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			s.problem = ""
-			if s.stored != nil {
-				r.resume(s, fileID{})
-			}
 		} else {
 			r.complain(s, err)
 		}
@@ -361,13 +384,9 @@ func (r *reader) follow(s *stream) bool {
 		r.setLive(s, false)
 		return changed
 	}
-	id := idOf(info)
-	if s.stored != nil {
-		if err := unix.Access(s.path, unix.R_OK); err != nil {
-			r.complain(s, &fs.PathError{Op: "open", Path: s.path, Err: err})
-			return false
-		}
-		r.resume(s, id)
+	id, err := idAt(s.path)
+	if err != nil {
+		return r.follow(s) // deleted just now
 	}
 	for i, f := range s.files {
 		if f.id == id && f.packed == nil {
@@ -390,6 +409,10 @@ func (r *reader) follow(s *stream) bool {
 		r.complain(s, err)
 		r.setLive(s, false)
 		return true
+	}
+	if f.id != id {
+		r.closeFile(f) // rotated in between: it may be another stream's
+		return r.follow(s)
 	}
 	s.alias = fileID{}
 	if len(s.files) > 0 || s.modified != 0 {
@@ -469,12 +492,22 @@ func (r *reader) owner(id fileID, s *stream) *stream {
 				return o
 			}
 			// Renamed a moment ago, perhaps.
-			if info, err := os.Stat(o.path); err != nil || idOf(info) != id {
+			if now, err := idAt(o.path); err != nil || now != id {
 				return o
 			}
 		}
 	}
 	return nil
+}
+
+// reads says whether a stream other than s reads the file.
+func (r *reader) reads(id fileID, s *stream) bool {
+	for _, o := range r.streams {
+		if o != s && slices.ContainsFunc(o.files, func(f *file) bool { return f.id == id }) {
+			return true
+		}
+	}
+	return false
 }
 
 // openLive opens what the pathname leads to.
@@ -501,7 +534,11 @@ func (r *reader) adopt(s *stream, fd int) (*file, error) {
 	if st.Mode&unix.S_IFMT != unix.S_IFREG {
 		return nil, errors.New("it is no longer a regular file")
 	}
-	f := &file{s: s, fd: fd, id: fileID{st.Dev, st.Ino}, born: born(fd), touched: time.Now()}
+	id, err := idOf(fd)
+	if err != nil {
+		return nil, err
+	}
+	f := &file{s: s, fd: fd, id: id, touched: time.Now()}
 	f.note(&st)
 	f.since = f.modified
 	wd, err := r.in.watchFile(fd)
@@ -536,7 +573,7 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 			}
 			return nil
 		}
-		f := &file{s: s, fd: -1, wd: -1, id: at.id, born: born(int(osf.Fd())), off: off, modified: at.modified, links: 1}
+		f := &file{s: s, fd: -1, wd: -1, id: at.id, off: off, modified: at.modified, links: 1}
 		f.packed = &packed{path: at.path, f: osf, text: text, skip: off, head: at.start()}
 		f.packed.blocks = blocks{r: text, max: r.opt.MaxLine}
 		f.extend(f.packed.head)
@@ -568,13 +605,17 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 // (or, if that is nil, written to after modified) and before next.
 func (r *reader) between(s *stream, last *file, modified int64, next *file) []*file {
 	known := slices.Clone(s.done)
-	for _, f := range append(slices.Clone(s.files), next) {
-		known = append(known, f.head())
+	for _, f := range s.files {
+		if f != next {
+			known = append(known, f.head())
+		}
 	}
 	for {
+		head := next.head()
+		known := append(known, head)
 		list := betweenIn(siblings(s.path), last, modified, next)
 		list = slices.DeleteFunc(list, func(x sibling) bool {
-			return r.owner(x.id, s) != nil || slices.ContainsFunc(s.files, func(f *file) bool { return f.id == x.id })
+			return r.reads(x.id, s) || slices.ContainsFunc(s.files, func(f *file) bool { return f.id == x.id })
 		})
 		// Those with nothing in them yet, copies of known ones, and those that
 		// are being compressed, are passed over.
@@ -588,8 +629,8 @@ func (r *reader) between(s *stream, last *file, modified int64, next *file) []*f
 			heads = append(heads, start)
 			return false
 		})
-		if anyGone(list) {
-			continue
+		if anyGone(list) || len(head) > 0 && !sameStart(head, next.head()) {
+			continue // the latter: next was truncated meanwhile
 		}
 		var found []*file
 		for i := range list {
@@ -615,7 +656,7 @@ func (r *reader) between(s *stream, last *file, modified int64, next *file) []*f
 func betweenIn(list []sibling, last *file, modified int64, next *file) []sibling {
 	list = slices.DeleteFunc(list, func(x sibling) bool { return !x.series })
 	i := slices.IndexFunc(list, func(x sibling) bool { return x.id == next.id })
-	if info, err := os.Stat(next.s.path); err != nil || idOf(info) != next.id {
+	if id, err := idAt(next.s.path); err != nil || id != next.id {
 		i = next.in(list) // it was rotated meanwhile, and others after it
 	}
 	if i >= 0 {
@@ -849,7 +890,7 @@ func (f *file) position() Position {
 	if f.off == 0 {
 		modified = f.since // whatever was written since is unread
 	}
-	return Position{Dev: f.id.dev, Inode: f.id.ino, Born: f.born, Fingerprint: f.print, Offset: f.off, Modified: modified}
+	return Position{Dev: f.id.dev, Inode: f.id.ino, Born: f.id.born, Fingerprint: f.print, Offset: f.off, Modified: modified}
 }
 
 // tell emits the position alone.
@@ -974,7 +1015,7 @@ func (r *reader) readPlain(f *file) error {
 // anything of it was read: no fingerprint could tell.
 func (r *reader) copiedUnread(f *file) bool {
 	s := f.s
-	if info, err := os.Stat(s.path); err != nil || idOf(info) != f.id {
+	if id, err := idAt(s.path); err != nil || id != f.id {
 		return false // it was rotated away, not copied
 	}
 	// The kernel's coarse clock may have given both the same time.

@@ -12,9 +12,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -210,7 +212,10 @@ func openNumbers(t *testing.T, path string) *numbers {
 	return w
 }
 
+// reopen comes with every rotation. Those are more than a tick of the kernel's
+// clock apart, as files' times are told by it.
 func (w *numbers) reopen() {
+	tick()
 	if w.f != nil {
 		w.f.Close()
 	}
@@ -220,6 +225,16 @@ func (w *numbers) reopen() {
 		return
 	}
 	w.f = f
+}
+
+// tick returns when the clock of file times has moved on.
+func tick() {
+	var before, now unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &before)
+	for now = before; now == before; {
+		runtime.Gosched()
+		_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now)
+	}
 }
 
 func number(n int) string { return fmt.Sprintf("%07d %s", n, strings.Repeat("x", n%97)) }
@@ -299,22 +314,27 @@ var rotations = []struct {
 		w.reopen()
 		run(t, "zstd", "-q", "--rm", dated)
 	}},
-	{"copytruncate", func(t *testing.T, w *numbers, _ func()) {
+	{"copytruncate", func(t *testing.T, w *numbers, drained func()) {
 		// Nothing is written between copy and truncation: no reader can
-		// close that window.
+		// close that window. What the copy holds unread is found there.
+		drained()
+		w.write(25)
 		shift(t, w.path)
 		text, err := os.ReadFile(w.path)
 		if err == nil {
 			err = os.WriteFile(w.path+".1", text, 0o644)
 		}
+		tick()
 		if err == nil {
 			err = os.Truncate(w.path, 0)
 		}
+		tick()
 		if err != nil {
 			t.Error(err)
 		}
 	}},
 	{"delete and create", func(t *testing.T, w *numbers, drained func()) {
+		w.write(1)
 		drained() // what is deleted unread is gone
 		if err := os.Remove(w.path); err != nil {
 			t.Error(err)
@@ -775,6 +795,93 @@ func TestOddFiles(t *testing.T) {
 		if name != "loop" && !strings.Contains(f.log.String(), name) {
 			t.Errorf("no word of the %s in the log:\n%s", name, f.log)
 		}
+	}
+}
+
+// TestPermissionLost runs itself as nobody, since root may read anything.
+func TestPermissionLost(t *testing.T) {
+	if os.Geteuid() == 0 {
+		dir, err := os.MkdirTemp("", "permission")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer os.RemoveAll(dir)
+		binary := filepath.Join(dir, "test")
+		program, err := os.ReadFile("/proc/self/exe")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const nobody = 65534
+		if err := errors.Join(os.WriteFile(binary, program, 0o755), os.Chown(dir, nobody, nobody)); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.Command(binary, "-test.run=^TestPermissionLost$", "-test.v")
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("--- PASS: TestPermissionLost")) {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		return
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "auth.log")
+	w := openNumbers(t, path)
+	l := newLedger()
+	l.positions[path] = Position{}
+	f := follow(t, l, FilesOptions{Patterns: []string{path, filepath.Join(dir, "other.log")}})
+	forbid := func(mode os.FileMode) {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.write(10)
+	f.waitLines(t, path, w.n)
+	// What is open stays readable.
+	forbid(0)
+	w.write(10)
+	f.waitLines(t, path, w.n)
+	// A new one isn't, until it is allowed.
+	rename(t, path, path+".1")
+	w.write(10)
+	w.reopen()
+	forbid(0)
+	w.write(10)
+	appendTo(t, filepath.Join(dir, "other.log"), "x\n")
+	f.waitLines(t, filepath.Join(dir, "other.log"), 1)
+	forbid(0o600)
+	f.waitLines(t, path, w.n)
+	// The position outlives a start at which it can't be read.
+	f.stop()
+	w.write(10)
+	forbid(0)
+	f = follow(t, l, FilesOptions{Patterns: []string{path, filepath.Join(dir, "other.log")}})
+	if !strings.Contains(f.log.String(), "permission denied") {
+		t.Errorf("not told:\n%s", f.log)
+	}
+	w.write(10)
+	f.stop()
+	f = follow(t, l, FilesOptions{Patterns: []string{path, filepath.Join(dir, "other.log")}})
+	forbid(0o600)
+	f.waitLines(t, path, w.n)
+	checkNumbers(t, f.get(path), w.n)
+}
+
+// TestFilesCostNoGoroutines: neither do files that are followed nor rotations.
+func TestFilesCostNoGoroutines(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 200 {
+		appendTo(t, filepath.Join(dir, fmt.Sprintf("%d.log", i)), "old\n")
+	}
+	before := runtime.NumGoroutine()
+	l := newLedger()
+	f := follow(t, l, FilesOptions{Patterns: []string{filepath.Join(dir, "*.log")}})
+	path := filepath.Join(dir, "7.log")
+	rename(t, path, path+".1")
+	appendTo(t, path, "new\n")
+	f.waitLines(t, path, 1)
+	if more := runtime.NumGoroutine() - before; more > 1 {
+		t.Errorf("%d goroutines for 200 files", more)
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 	"sort"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -47,12 +46,29 @@ func sameStart(a, b []byte) bool {
 	return n > 0 && bytes.Equal(a[:n], b[:n])
 }
 
-// fileID is a file's place on disk.
-type fileID struct{ dev, ino uint64 }
+// fileID tells a file from all others of the machine, earlier ones included:
+// inodes are used again at once, so its birth belongs to it.
+type fileID struct {
+	dev, ino uint64
+	born     int64 // Unix nanoseconds; zero if the file system doesn't know
+}
 
-func idOf(info os.FileInfo) fileID {
-	st := info.Sys().(*syscall.Stat_t)
-	return fileID{uint64(st.Dev), st.Ino}
+func (p Position) id() fileID { return fileID{p.Dev, p.Inode, p.Born} }
+
+// idAt is of the file that the path leads to, idOf of an open one.
+func idAt(path string) (fileID, error) { return statx(unix.AT_FDCWD, path, 0) }
+func idOf(fd int) (fileID, error)      { return statx(fd, "", unix.AT_EMPTY_PATH) }
+
+func statx(dir int, path string, flags int) (fileID, error) {
+	var st unix.Statx_t
+	if err := unix.Statx(dir, path, flags, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
+		return fileID{}, err
+	}
+	id := fileID{dev: unix.Mkdev(st.Dev_major, st.Dev_minor), ino: st.Ino}
+	if st.Mask&unix.STATX_BTIME != 0 {
+		id.born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
+	}
+	return id, nil
 }
 
 // sibling is a regular file in the folder of a log.
@@ -116,7 +132,10 @@ func listOnce(path string) []sibling {
 			if err != nil || !info.Mode().IsRegular() || seen[dir+e.Name()] {
 				continue
 			}
-			s := sibling{log: path, path: dir + e.Name(), id: idOf(info), size: info.Size(), modified: info.ModTime().UnixNano()}
+			s := sibling{log: path, path: dir + e.Name(), size: info.Size(), modified: info.ModTime().UnixNano()}
+			if s.id, err = idAt(s.path); err != nil {
+				continue
+			}
 			s.rank(base, place != path)
 			if s.series {
 				seen[s.path] = true
@@ -197,28 +216,6 @@ func (s *sibling) start() []byte {
 	return b[:n]
 }
 
-// bornAt says whether it may be the file that was made at that time: inodes
-// are soon used again.
-func (s *sibling) bornAt(t int64) bool {
-	f, err := s.openFile()
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	own := born(int(f.Fd()))
-	return t == 0 || own == 0 || own == t
-}
-
-// born returns when the file was made, in Unix nanoseconds, or zero.
-func born(fd int) int64 {
-	var st unix.Statx_t
-	err := unix.Statx(fd, "", unix.AT_EMPTY_PATH, unix.STATX_BTIME, &st)
-	if err != nil || st.Mask&unix.STATX_BTIME == 0 {
-		return 0
-	}
-	return st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
-}
-
 // open opens its text, decompressed if its name says so.
 func (s *sibling) open() (text io.ReadCloser, f *os.File, err error) {
 	f, err = s.openFile()
@@ -242,8 +239,8 @@ func (s *sibling) openFile() (*os.File, error) {
 		// Not held up by a FIFO of that name.
 		f, err := os.OpenFile(s.path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 		if err == nil {
-			var info os.FileInfo
-			if info, err = f.Stat(); err == nil && idOf(info) == s.id {
+			var id fileID
+			if id, err = idOf(int(f.Fd())); err == nil && id == s.id {
 				return f, nil
 			}
 			f.Close()
@@ -267,7 +264,7 @@ func (s *sibling) openFile() (*os.File, error) {
 func findIn(list []sibling, p Position) (sibling, bool) {
 	for i := range list {
 		s := &list[i]
-		if s.id == (fileID{p.Dev, p.Inode}) && s.bornAt(p.Born) && isOf(p.Fingerprint, s.start()) && (isPacked(s.path) || s.size >= p.Offset) {
+		if s.id == p.id() && isOf(p.Fingerprint, s.start()) && (isPacked(s.path) || s.size >= p.Offset) {
 			return *s, true
 		}
 	}
