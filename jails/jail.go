@@ -26,6 +26,8 @@ type Ban struct {
 	Evidence []string  // the lines behind it, bounded, oldest first
 	// Observed says that the jail only observes: nothing may be dropped.
 	Observed bool
+	// Ports are what it is limited to; none: everything of the source.
+	Ports []PortRange `json:",omitempty"`
 }
 
 // Forever says that the ban has no end.

@@ -520,7 +520,9 @@ func (j *Judge) Standing() iter.Seq[Ban] {
 	}
 }
 
-// Find returns the ban of exactly this prefix that ends last.
+// Find returns what has to hold for exactly this prefix: the ban that ends
+// last, limited to the ports of all bans that stand, or to none if one of them
+// isn't limited.
 func (j *Judge) Find(p netip.Prefix) (Ban, bool) {
 	t := j.standing[unmap(p)]
 	if t == nil {
@@ -531,12 +533,26 @@ func (j *Judge) Find(p netip.Prefix) (Ban, bool) {
 
 func lastOf(t *track) Ban {
 	last := t
+	first := t
 	for t := t.sibling; t != nil; t = t.sibling {
 		if last.ban.until != forever && (t.ban.until == forever || t.ban.until > last.ban.until) {
 			last = t
 		}
 	}
-	return last.asBan(last.ban)
+	b := last.asBan(last.ban)
+	b.Ports = nil
+	for t := first; t != nil; t = t.sibling {
+		if t.jail.conf == nil || len(t.jail.conf.Ports) == 0 {
+			b.Ports = nil
+			break
+		}
+		for _, r := range t.jail.conf.Ports {
+			if !slices.Contains(b.Ports, r) {
+				b.Ports = append(b.Ports, r)
+			}
+		}
+	}
+	return b
 }
 
 // Observed returns the bans that jails which only observe have decided since

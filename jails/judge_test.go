@@ -917,3 +917,37 @@ func FuzzJudge(f *testing.F) {
 		}
 	})
 }
+
+// Several jails may limit their bans of one prefix to their ports; what has to
+// hold is all of them together, and everything once one isn't limited.
+func TestPortsOfSeveralJails(t *testing.T) {
+	ssh, web := PortRange{22, 22, "tcp"}, PortRange{80, 443, "tcp"}
+	a, b, c := simple("sshd", 1), simple("nginx", 1), simple("all", 1)
+	a.Ports, b.Ports = []PortRange{ssh}, []PortRange{web, ssh}
+	b.BanTime = 2 * time.Hour
+	j := newBench(t, Settings{}, a, b, c)
+	ports := func() []PortRange {
+		t.Helper()
+		ban, ok := j.Find(addr("192.0.2.1"))
+		if !ok {
+			t.Fatal("not banned")
+		}
+		return ban.Ports
+	}
+	j.fail("sshd", "192.0.2.1", 0)
+	if got := ports(); !slices.Equal(got, []PortRange{ssh}) {
+		t.Errorf("by sshd: %v", got)
+	}
+	j.fail("nginx", "192.0.2.1", 1)
+	if got := ports(); len(got) != 2 || !slices.Contains(got, ssh) || !slices.Contains(got, web) {
+		t.Errorf("by both: %v", got)
+	}
+	j.fail("all", "192.0.2.1", 2)
+	if got := ports(); got != nil {
+		t.Errorf("by one that isn't limited, too: %v", got)
+	}
+	j.expire(2*3600 - 1)
+	if got := ports(); !slices.Equal(got, []PortRange{web, ssh}) {
+		t.Errorf("by nginx, when the others are over: %v", got)
+	}
+}

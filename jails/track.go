@@ -89,6 +89,7 @@ func (t *track) asBan(b *ban) Ban {
 	most := maxEvidence
 	if t.jail.conf != nil {
 		most = t.jail.conf.maxMatches()
+		out.Ports = t.jail.conf.Ports
 	}
 	for _, e := range b.decided[max(len(b.decided)-most, 0):] {
 		if e.line != "" {

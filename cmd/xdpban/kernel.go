@@ -18,14 +18,26 @@ type kernel struct {
 }
 
 func toKernel(b jails.Ban) bpf.Ban {
-	return bpf.Ban{Prefix: b.Prefix, Jail: b.Jail, Since: b.Since, Until: b.Until}
+	ban := bpf.Ban{Prefix: b.Prefix, Jail: b.Jail, Since: b.Since, Until: b.Until}
+	for _, r := range b.Ports {
+		for port := uint32(r.First); port <= uint32(r.Last); port++ {
+			ban.Ports = append(ban.Ports, bpf.Port{Proto: r.Proto, Port: uint16(port)})
+		}
+	}
+	return ban
 }
 
 func fromKernel(e bpf.Entry) daemon.Entry {
-	return daemon.Entry{
-		Ban:     jails.Ban{Prefix: e.Prefix, Jail: e.Jail, Since: e.Since, Until: e.Until},
-		Packets: e.Packets, Bytes: e.Bytes,
+	ban := jails.Ban{Prefix: e.Prefix, Jail: e.Jail, Since: e.Since, Until: e.Until}
+	for _, p := range e.Ports {
+		n := len(ban.Ports)
+		if n > 0 && ban.Ports[n-1].Proto == p.Proto && ban.Ports[n-1].Last+1 == p.Port {
+			ban.Ports[n-1].Last = p.Port
+		} else {
+			ban.Ports = append(ban.Ports, jails.PortRange{First: p.Port, Last: p.Port, Proto: p.Proto})
+		}
 	}
+	return daemon.Entry{Ban: ban, Packets: e.Packets, Bytes: e.Bytes}
 }
 
 func fromKernelAll(list []bpf.Entry) []daemon.Entry {

@@ -144,10 +144,14 @@ type Ban struct {
 
 // FromJail makes a wire ban of a decision; its counts are zero.
 func FromJail(b jails.Ban) Ban {
-	return Ban{
+	w := Ban{
 		Prefix: b.Prefix, Jail: b.Jail, Since: b.Since.UTC(), Until: Time{b.Until},
 		Strikes: b.Strikes, Failures: b.Failures, Pattern: b.Pattern, Evidence: b.Evidence,
 	}
+	for _, r := range b.Ports {
+		w.Ports = append(w.Ports, r.String())
+	}
+	return w
 }
 
 // ListQuery narrows List; its zero value asks for all.
