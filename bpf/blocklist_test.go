@@ -50,9 +50,11 @@ func TestBanEndsInTheKernel(t *testing.T) {
 		{"2001:db8:66::/48", from6("2001:db8:66::1")},
 	} {
 		b := open(t, Options{})
+		// Loading the program may take longer than the ban is to last.
+		mustAdd(t, b, forever(tt.prefix))
+		p := program(t, b)
 		ban := until(tt.prefix, time.Second)
 		mustAdd(t, b, ban)
-		p := program(t, b)
 		if run(t, p, tt.frame) != xdpDrop {
 			t.Fatalf("%s: not dropped", tt.prefix)
 		}
@@ -80,8 +82,9 @@ func TestBanEndsInTheKernel(t *testing.T) {
 
 func TestSweepReturnsLastCounts(t *testing.T) {
 	b := open(t, Options{})
-	mustAdd(t, b, until("192.0.2.66", time.Second), forever("192.0.2.67"))
+	mustAdd(t, b, forever("192.0.2.66"), forever("192.0.2.67"))
 	p, f := program(t, b), from4("192.0.2.66")
+	mustAdd(t, b, until("192.0.2.66", time.Second))
 	if run(t, p, f) != xdpDrop {
 		t.Fatal("not dropped")
 	}
