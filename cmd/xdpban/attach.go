@@ -4,7 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os/user"
 	"slices"
+	"strconv"
+	"strings"
 
 	"xdpban/bpf"
 	"xdpban/internal/control"
@@ -14,11 +18,42 @@ import (
 type attachCmd struct {
 	Interface []string `arg:"" optional:"" help:"Interfaces; without any, those of the default routes."`
 	Mode      string   `help:"How: native, generic, offload, or auto (native, else generic)." enum:"auto,native,generic,offload" default:"auto"`
+	Replace   bool     `help:"Take another XDP program off the interface first."`
+	Owner     string   `help:"Give the pinned maps to this user and group." placeholder:"USER:GROUP"`
+	PinMode   string   `help:"With --owner: the pins' mode." default:"640" placeholder:"MODE"`
+}
+
+// owner reads USER:GROUP and the mode; either part may be a number or empty.
+func (c *attachCmd) owner() (uid, gid int, mode fs.FileMode, err error) {
+	bits, err := strconv.ParseUint(c.PinMode, 8, 9)
+	if err != nil {
+		return 0, 0, 0, usagef("--pin-mode %q is no mode; write it like 640", c.PinMode)
+	}
+	name, group, _ := strings.Cut(c.Owner, ":")
+	uid, gid = -1, -1
+	if name != "" {
+		if uid, err = strconv.Atoi(name); err != nil || uid < 0 {
+			u, err := user.Lookup(name)
+			if err != nil {
+				return 0, 0, 0, usageError{err}
+			}
+			uid, _ = strconv.Atoi(u.Uid) // a number on Unix
+		}
+	}
+	if group != "" {
+		if gid, err = groupID(group); err != nil {
+			return 0, 0, 0, usageError{err}
+		}
+	}
+	return uid, gid, fs.FileMode(bits), nil
 }
 
 func (c *attachCmd) Run(a *app) error {
+	uid, gid, mode, err := c.owner()
+	if err != nil {
+		return err
+	}
 	if len(c.Interface) == 0 {
-		var err error
 		if c.Interface, err = host.DefaultInterfaces(); err != nil {
 			return err
 		}
@@ -34,7 +69,16 @@ func (c *attachCmd) Run(a *app) error {
 	done := []control.Interface{}
 	var failed error
 	for _, name := range c.Interface {
-		at, err := b.Attach(name, bpf.Mode(c.Mode))
+		var at bpf.Attachment
+		var other *bpf.Foreigner
+		if c.Replace {
+			at, other, err = b.Replace(name, bpf.Mode(c.Mode))
+		} else {
+			at, err = b.Attach(name, bpf.Mode(c.Mode))
+		}
+		if other != nil {
+			a.warn("%s: took off the program %q, id %d", name, other.Name, other.ID)
+		}
 		if err != nil {
 			failed = errors.Join(failed, err)
 			continue
@@ -43,6 +87,9 @@ func (c *attachCmd) Run(a *app) error {
 			a.warn("%s has no native XDP: generic mode is several times slower", name)
 		}
 		done = append(done, control.Interface{Name: at.Interface, Mode: string(at.Mode)})
+	}
+	if c.Owner != "" {
+		failed = errors.Join(failed, b.SetOwner(uid, gid, mode))
 	}
 	return errors.Join(failed, a.print(done, func(w io.Writer) {
 		for _, i := range done {

@@ -55,7 +55,7 @@ func (c *runCmd) Run(a *app) error {
 	gid := -1
 	if s.SocketGroup != "" {
 		if gid, err = groupID(s.SocketGroup); err != nil {
-			return usageError{err}
+			return usageError{fmt.Errorf("socket_group: %w", err)}
 		}
 	}
 	listener, err := control.Listen(control.Socket{Path: a.Socket, UID: -1, GID: gid, GroupWrites: s.SocketGroupBans})
@@ -128,7 +128,7 @@ func groupID(name string) (int, error) {
 	}
 	g, err := user.LookupGroup(name)
 	if err != nil {
-		return 0, fmt.Errorf("socket_group: %w; make it with groupadd --system %s, or take another", err, name)
+		return 0, fmt.Errorf("%w; make it with groupadd --system %s, or take another", err, name)
 	}
 	return strconv.Atoi(g.Gid)
 }
