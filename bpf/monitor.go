@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf/ringbuf"
@@ -47,13 +46,14 @@ func (b *Blocklist) Monitor(ctx context.Context, every int, f func(Sample) error
 			err = errors.Join(err, fmt.Errorf("turn sampling off: %w", offErr))
 		}
 	}()
-	stop := context.AfterFunc(ctx, func() { r.SetDeadline(time.Now()) })
+	// Nothing else wakes a Read that waits for the next drop.
+	stop := context.AfterFunc(ctx, func() { r.Close() })
 	defer stop()
 	// From the program's clock to ours.
 	at := now()
 	for {
 		rec, err := r.Read()
-		if errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil {
+		if errors.Is(err, ringbuf.ErrClosed) && ctx.Err() != nil {
 			return nil
 		} else if err != nil {
 			return fmt.Errorf("read samples: %w", err)
