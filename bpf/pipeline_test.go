@@ -143,7 +143,12 @@ func TestMonitor(t *testing.T) {
 		if run(t, p, tt.frame) != xdpDrop {
 			t.Fatal("not dropped")
 		}
-		s := <-got
+		var s Sample
+		select {
+		case s = <-got:
+		case err := <-done:
+			t.Fatalf("Monitor ended before the sample came: %v", err)
+		}
 		n := min(len(tt.frame), 128)
 		if s.Outcome != tt.why || s.Length != len(tt.frame) || !bytes.Equal(s.Data, tt.frame[:n]) || s.Index == 0 {
 			t.Errorf("sample %+v, want %s of %x", s, tt.why, tt.frame)
