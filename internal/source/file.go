@@ -310,6 +310,10 @@ func (r *reader) resume(s *stream, current fileID) {
 			if at, ok = findIn(list, old); ok && r.owner(at.id, nil) == nil {
 				f = r.openAt(s, &at, old.Offset)
 			}
+			if f != nil && !isOf(old.Fingerprint, f.start) {
+				r.closeFile(f) // truncated just now
+				f, at.gone = nil, true
+			}
 			if f != nil || !at.gone && !anyGone(list) {
 				break
 			}
@@ -460,6 +464,10 @@ func (r *reader) setLive(s *stream, live bool) {
 	s.live = live
 	s.older = nil
 	for _, f := range s.files {
+		if !live || f != s.files[len(s.files)-1] {
+			// Unread perhaps: by what else would it be known, once compressed?
+			f.setStart(f.head())
+		}
 		r.check(f)
 	}
 }
@@ -573,10 +581,10 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 			}
 			return nil
 		}
-		f := &file{s: s, fd: -1, wd: -1, id: at.id, off: off, modified: at.modified, links: 1}
+		f := &file{s: s, fd: -1, wd: -1, id: at.id, off: off, modified: at.modified, since: at.modified, links: 1}
 		f.packed = &packed{path: at.path, f: osf, text: text, skip: off, head: at.start()}
 		f.packed.blocks = blocks{r: text, max: r.opt.MaxLine}
-		f.extend(f.packed.head)
+		f.setStart(f.packed.head)
 		r.wake(f)
 		return f
 	}
@@ -589,7 +597,7 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 			var f *file
 			if f, err = r.adopt(s, fd); err == nil {
 				f.off = off
-				r.extendFromDisk(f)
+				f.setStart(f.head())
 				return f
 			}
 			unix.Close(fd)
@@ -721,7 +729,7 @@ func (r *reader) toEnd(f *file) {
 		}
 		end = from
 	}
-	r.extendFromDisk(f)
+	f.setStart(f.head())
 }
 
 func pread(fd int, b []byte, off int64) (int, error) {
@@ -733,19 +741,12 @@ func pread(fd int, b []byte, off int64) (int, error) {
 	}
 }
 
-// extend takes more of the start into the fingerprint: head is the file's
-// first bytes.
-func (f *file) extend(head []byte) {
-	n := int(min(f.off, startSize, int64(len(head))))
-	if n > len(f.start) {
-		f.start = append(f.start[:0], head[:n]...)
+// setStart takes what of the file's first bytes is known now into its
+// fingerprint.
+func (f *file) setStart(head []byte) {
+	if len(head) > len(f.start) {
+		f.start = append(f.start[:0], head...)
 		f.print = fingerprint(f.start)
-	}
-}
-
-func (r *reader) extendFromDisk(f *file) {
-	if len(f.start) < startSize && int64(len(f.start)) < f.off {
-		f.extend(f.head())
 	}
 }
 
@@ -962,7 +963,7 @@ func (r *reader) readPlain(f *file) error {
 		f.off = f.scan + int64(i) + 1
 		f.skipping = false
 		f.pending = true
-		r.extendFromDisk(f)
+		f.setStart(f.head())
 		f.touched = now
 		f.s.older = nil
 		r.dropped.Add(1)
@@ -996,9 +997,10 @@ func (r *reader) readPlain(f *file) error {
 		return nil
 	}
 	f.off += int64(end)
-	if int64(len(f.start)) == at {
-		f.start = append(f.start, b[:min(end, startSize-len(f.start))]...)
-		f.print = fingerprint(f.start)
+	if at == int64(len(f.start)) && at < startSize {
+		f.setStart(append(f.start[:at:at], b[:min(end, startSize-int(at))]...))
+	} else if at < startSize && len(f.start) < startSize {
+		f.setStart(f.head())
 	}
 	f.touched = now
 	if f != f.s.files[len(f.s.files)-1] {
@@ -1138,7 +1140,7 @@ func (r *reader) skipHole(f *file, b []byte) error {
 	}
 	f.off += end
 	f.hole = true
-	r.extendFromDisk(f)
+	f.setStart(f.head())
 	f.pending = true
 	return r.tell(f.s)
 }
@@ -1156,7 +1158,6 @@ func (r *reader) readPacked(f *file) error {
 	}
 	lines, n, err := p.next()
 	f.off += n
-	f.extend(p.head)
 	r.dropped.Add(uint64(p.dropped))
 	p.dropped = 0
 	if err != nil {
@@ -1175,5 +1176,10 @@ func (r *reader) endPacked(f *file, err error) error {
 	if f.half && f.copied {
 		r.tornBy(f)
 	}
-	return r.drop(f)
+	// Its position is kept for a while, as that of its predecessor: who knows
+	// only the one would take the other for unread.
+	f.touched = time.Now()
+	r.leaving = append(r.leaving, f)
+	f.s.older = nil
+	return r.tell(f.s)
 }

@@ -19,9 +19,8 @@ type Position struct {
 
 	// Dev and Inode name the file as it was opened, and Born (Unix
 	// nanoseconds, zero if the file system doesn't know) tells it from a later
-	// one with the same inode. Fingerprint is of its first bytes (at most
-	// those before Offset): a file copied or compressed meanwhile is found
-	// again by it.
+	// one with the same inode. Fingerprint is of its first bytes: a file copied
+	// or compressed meanwhile is found again by it.
 	Dev         uint64 `json:"dev,omitempty"`
 	Inode       uint64 `json:"ino,omitempty"`
 	Born        int64  `json:"born,omitempty"`
