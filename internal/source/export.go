@@ -16,9 +16,8 @@ import (
 // an empty line ends the entry. What it keeps is bounded whatever it reads.
 type exportReader struct {
 	r          io.Reader
-	max        int          // longest value kept
-	want       []string     // the names kept
-	idle       func() error // called before a read, which may block
+	max        int      // longest value kept
+	want       []string // the names kept
 	buf        []byte
 	start, end int
 	entry      entry
@@ -208,11 +207,6 @@ func (x *exportReader) fill() error {
 	}
 	if x.end == len(x.buf) {
 		x.buf = append(x.buf, make([]byte, len(x.buf))...)
-	}
-	if x.idle != nil {
-		if err := x.idle(); err != nil {
-			return err
-		}
 	}
 	n, err := x.r.Read(x.buf[x.end:])
 	x.end += n

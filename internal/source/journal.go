@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // JournalKey is what the journal's position is stored under, and the stream
@@ -326,13 +328,43 @@ func (f *following) follow(ctx context.Context) error {
 	return err
 }
 
-func (f *following) read(r io.Reader) error {
+// pipe reads a pipe, and calls drained before it waits for more. journalctl
+// writes 4 KiB at a time: not each is a reason to emit.
+type pipe struct {
+	*os.File
+	drained func() error
+}
+
+func (p pipe) Read(b []byte) (int, error) {
+	conn, err := p.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	n := -1
+	err = conn.Control(func(fd uintptr) {
+		if m, err := unix.Read(int(fd), b); err == nil {
+			n = m
+		}
+	})
+	if err != nil {
+		return 0, err
+	}
+	if n > 0 {
+		return n, nil
+	}
+	if err := p.drained(); err != nil {
+		return 0, err
+	}
+	return p.File.Read(b)
+}
+
+func (f *following) read(r *os.File) error {
 	at := f.position.Cursor
 	for i := range f.pending {
 		f.pending[i] = f.pending[i][:0]
 	}
 	f.cursor = ""
-	x := exportReader{r: r, max: DefaultMaxLine, want: f.want, idle: f.flush}
+	x := exportReader{r: pipe{r, f.flush}, max: DefaultMaxLine, want: f.want}
 	size := 0
 	for {
 		e, err := x.next()
