@@ -33,7 +33,9 @@ func BootSystem(ctx context.Context, name, root string) (*System, error) {
 	s := &System{machine: machine, Host: &Host{Name: name}}
 	// The container gets a bpffs where systemd mounts it on a real machine:
 	// in nspawn's stripped /sys it doesn't by itself, and it refuses a mount
-	// unit for that place.
+	// unit for that place. And the boot id that nspawn mounts over the
+	// kernel's goes away before the journal reads it: a unit with a /proc of
+	// its own would see another one, and journalctl --follow no entries.
 	prepare := `
 set -e
 mkdir /run/lab/root /run/lab/root.upper /run/lab/root.work
@@ -41,10 +43,11 @@ mount -t overlay -o lowerdir="$1",upperdir=/run/lab/root.upper,workdir=/run/lab/
 cat >/run/lab/root/etc/systemd/system/bpffs.service <<'.'
 [Unit]
 DefaultDependencies=no
-Before=sysinit.target
+Before=sysinit.target systemd-journald.service
 [Service]
 Type=oneshot
 RemainAfterExit=yes
+ExecStart=umount /proc/sys/kernel/random/boot_id
 ExecStart=mkdir -p /sys/fs/bpf
 ExecStart=mount -t bpf -o mode=1700 bpf /sys/fs/bpf
 [Install]

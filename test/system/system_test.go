@@ -320,6 +320,8 @@ func TestPackageOnDebian(t *testing.T) {
 		if err := r.sys.Reboot(r.ctx); err != nil {
 			r.Fatal(err)
 		}
+		// The kernel may still be taking down the old cable.
+		r.out.Run(r.ctx, "ip", "link", "del", "eth0")
 		r.join()
 		r.active()
 		r.until("the attacker is banned after the reboot", func() bool { return !r.served(attacker) })
