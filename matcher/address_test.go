@@ -32,9 +32,11 @@ func TestOddAddress(t *testing.T) {
 	expect(t, scan(t, "x 192.0.2.09\nx 192.0.2.999 y 203.0.113.5\nz\n", f), "0.0 id=192.0.2.09", "0.1 203.0.113.5")
 }
 
+// TestNoFailWithoutSession: <F-NOFAIL> only has a meaning within a session;
+// elsewhere fail2ban's server counts what has it like anything else.
 func TestNoFailWithoutSession(t *testing.T) {
 	f := compile(t, Filter{Failregex: []string{`^(?:<F-NOFAIL>key</F-NOFAIL>|\w+) refused for <ADDR>`}})
-	expect(t, scan(t, "key refused for 192.0.2.1\npassword refused for 192.0.2.2\n", f), "0.0 192.0.2.2")
+	expect(t, scan(t, "key refused for 192.0.2.1\npassword refused for 192.0.2.2\n", f), "0.0 192.0.2.1 nofail", "0.0 192.0.2.2")
 }
 
 func TestEpochOfAudit(t *testing.T) {

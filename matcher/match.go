@@ -167,10 +167,8 @@ func (s *Set) ignores(f *setFilter, text []byte) int {
 func (s *Set) judge(f *setFilter, v *view, g *fields, lines int) Outcome {
 	x := &s.failure
 	x.Users = x.Users[:0]
+	x.NoFail = g.mlfid == nil && g.nofail
 	var session *session
-	if g.mlfid == nil && g.nofail {
-		return NoFail
-	}
 	if g.mlfid != nil {
 		session = f.sessions.merge(g, lines, s.when(v))
 		if session.nofail {

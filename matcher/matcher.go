@@ -26,7 +26,11 @@ type Failure struct {
 	// more if a session's earlier lines waited for an address. It is one
 	// failure all the same, as in fail2ban.
 	Count int
-	Line  []byte // the deciding line as written, without its end
+	// NoFail says that its pattern has <F-NOFAIL>, but the line belongs to no
+	// session. fail2ban's server counts it, its tools for trying filters
+	// don't.
+	NoFail bool
+	Line   []byte // the deciding line as written, without its end
 }
 
 // Clone returns a copy that stays valid.

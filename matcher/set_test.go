@@ -49,6 +49,9 @@ func show(f *Failure) string {
 	if f.Count > 1 {
 		s += fmt.Sprintf(" x%d", f.Count)
 	}
+	if f.NoFail {
+		s += " nofail"
+	}
 	return s
 }
 
