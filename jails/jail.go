@@ -108,8 +108,9 @@ const Forever = time.Duration(-1)
 
 // Increment says how the ban time grows with the strikes, as fail2ban's
 // bantime.increment does: BanTime · 2^min(strikes,20) · Factor, or with
-// Multipliers BanTime · Multipliers[min(strikes,last)] · Factor; at least
-// BanTime, at most Max, plus up to Random. A first ban doesn't grow.
+// Multipliers BanTime · Multipliers[min(strikes,last)] · Factor, or what
+// Formula says; at most Max, plus up to Random, and at least BanTime. A first
+// ban doesn't grow.
 //
 // It also makes the failures of those who were banned before count more:
 // with 1, 2, 3, 4 strikes as 2, 3, 5, 9.
@@ -117,6 +118,7 @@ type Increment struct {
 	Enabled     bool
 	Factor      float64 // 0: 1
 	Multipliers []float64
+	Formula     *Formula      // nil: none
 	Max         time.Duration // 0: no limit
 	// Random spreads the ends, so that a botnet can't tell when it is let in
 	// again.

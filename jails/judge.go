@@ -709,25 +709,38 @@ func (c *Jail) banTime(strikes int, p netip.Prefix, since int64) time.Duration {
 	if c.BanTime == Forever || !inc.Enabled || strikes <= 0 {
 		return c.BanTime
 	}
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%s %s %d", c.Name, p, since)
+	random := float64(h.Sum64()>>11) / (1 << 53)
 	factor := inc.Factor
 	if factor == 0 {
 		factor = 1
 	}
-	if n := len(inc.Multipliers); n > 0 {
-		factor *= inc.Multipliers[min(strikes, n-1)]
-	} else {
-		factor *= math.Exp2(float64(min(strikes, 20)))
+	d := maxBan
+	if grown := inc.grow(c.BanTime.Seconds(), strikes, factor, random); grown < maxBan.Seconds() {
+		d = time.Duration(grown * float64(time.Second))
 	}
-	d := max(c.BanTime, time.Duration(min(float64(c.BanTime)*factor, float64(maxBan))))
 	if inc.Max > 0 {
 		d = min(d, inc.Max)
 	}
-	if inc.Random > 0 {
-		h := fnv.New64a()
-		fmt.Fprintf(h, "%s %s %d", c.Name, p, since)
-		d += time.Duration(h.Sum64() % uint64(inc.Random))
+	return max(d+time.Duration(random*float64(inc.Random)), c.BanTime)
+}
+
+// grow gives the grown ban time in seconds.
+func (i *Increment) grow(seconds float64, strikes int, factor, random float64) float64 {
+	switch n := len(i.Multipliers); {
+	case n > 0:
+		return seconds * factor * i.Multipliers[min(strikes, n-1)]
+	case i.Formula != nil:
+		grown, err := i.Formula.Eval(FormulaVars{seconds, strikes, factor, func() float64 { return random }})
+		if err != nil {
+			// The first bans were tried when it was read; fail2ban doesn't let
+			// a ban grow either when its formula fails.
+			return seconds
+		}
+		return grown
 	}
-	return d
+	return seconds * factor * math.Exp2(float64(min(strikes, 20)))
 }
 
 // known is what a failure counts for those with past bans.

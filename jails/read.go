@@ -1,6 +1,7 @@
 package jails
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"iter"
@@ -447,7 +448,7 @@ func (r *reader) increment(to *Increment) {
 			to.Factor = f
 		}
 		if x, ok := in.at("multipliers"); ok {
-			to.Multipliers = nil
+			to.Multipliers, to.Formula = nil, nil
 			all, isList := x.v.([]any)
 			if !isList || len(all) == 0 {
 				in.say(x, "is %s; write a list of numbers, such as multipliers = [1, 5, 30]", is(x.v))
@@ -460,9 +461,38 @@ func (r *reader) increment(to *Increment) {
 				to.Multipliers = append(to.Multipliers, f)
 			}
 		}
+		if x, ok := in.text("formula", new(string), "ban.Time * (1 << ban.Count) * banFactor"); ok {
+			in.formula(to, x)
+		}
 		in.rest()
 	default:
 		r.say(x, `is %s; write increment = true, or such as increment = { factor = 1.5, max = "5w" }`, is(x.v))
+	}
+}
+
+// formulaTrials are the past bans for which a formula is tried when it is
+// read.
+const formulaTrials = 20
+
+func (r *reader) formula(to *Increment, x value) {
+	f, err := ParseFormula(x.v.(string))
+	if err != nil {
+		r.say(x, `%q: %s; write such as formula = "ban.Time * (1 << ban.Count) * banFactor"`, x.v, err)
+		return
+	}
+	if _, ok := r.v["multipliers"]; ok {
+		r.say(x, "can't go with multipliers; leave one of the two out")
+		return
+	}
+	to.Formula, to.Multipliers = f, nil
+	for n := 1; n <= formulaTrials; n++ {
+		for _, random := range []float64{0, 0.5} {
+			_, err := f.Eval(FormulaVars{600, n, cmp.Or(to.Factor, 1), func() float64 { return random }})
+			if err != nil {
+				r.say(x, "%q fails for who was banned %d times, for 10m: %s", x.v, n, err)
+				return
+			}
+		}
 	}
 }
 

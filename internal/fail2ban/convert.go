@@ -1,6 +1,7 @@
 package fail2ban
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -277,9 +278,9 @@ func (w *writer) increment() {
 	o := w.jail.Options
 	var inc []string
 	if text, _ := o.Get("bantime.factor"); text != "" {
-		f, err := parseSeconds(text)
-		if err != nil || f <= 0 {
-			w.fail("bantime.factor", fmt.Sprintf("%q is not a number above 0", text))
+		f, err := factor(text)
+		if err != nil {
+			w.fail("bantime.factor", fmt.Sprintf("%q: %s", text, err))
 		}
 		if f != 1 {
 			inc = append(inc, "factor = "+strconv.FormatFloat(f, 'f', -1, 64))
@@ -293,7 +294,12 @@ func (w *writer) increment() {
 		}
 		inc = append(inc, "multipliers = ["+strings.Join(strings.Fields(text), ", ")+"]")
 	} else if text, _ := o.Get("bantime.formula"); text != "" && !doublingFormula(text) {
-		w.note("bantime.formula", "a formula of one's own is not carried over: each ban is twice as long as the one before; write increment = { multipliers = […] } for another growth")
+		f, err := jails.ParseFormula(text)
+		if err != nil {
+			w.fail("bantime.formula", fmt.Sprintf("%q: %s", text, err))
+		} else {
+			inc = append(inc, "formula = "+tomlString(f.String()))
+		}
 	}
 	for _, x := range []struct{ option, key string }{{"bantime.maxtime", "max"}, {"bantime.rndtime", "random"}} {
 		text, _ := o.Get(x.option)
@@ -315,6 +321,22 @@ func (w *writer) increment() {
 		return
 	}
 	w.key("increment", "{ "+strings.Join(inc, ", ")+" }")
+}
+
+// factor works bantime.factor out, which may be written as arithmetic.
+func factor(text string) (float64, error) {
+	formula, err := jails.ParseFormula(text)
+	if err != nil {
+		return 0, err
+	}
+	f, err := formula.Eval(jails.FormulaVars{Random: func() float64 { return 0.5 }})
+	if err == nil && (f <= 0 || f > 1e9) {
+		err = errors.New("it is no number above 0 and up to 1e9")
+	}
+	if strings.Contains(text, "random.") || strings.Contains(text, "ban") {
+		err = errors.New("it must be one number")
+	}
+	return f, err
 }
 
 // doublingFormula knows the ways in which the growth that is the default

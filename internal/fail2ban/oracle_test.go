@@ -3,6 +3,8 @@ package fail2ban
 import (
 	"bytes"
 	"encoding/json"
+	"math"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"xdpban/jails"
+	"xdpban/matcher"
 )
 
 // The Debian package's places; another python3 may come first in PATH.
@@ -43,6 +49,8 @@ type request struct {
 	Filter  string            `json:"filter,omitempty"`
 	Options map[string]string `json:"options,omitempty"`
 	Time    string            `json:"time,omitempty"`
+	Growth  map[string]string `json:"growth,omitempty"`
+	Count   int               `json:"count,omitempty"`
 }
 
 // reading is what a configuration comes to.
@@ -150,6 +158,86 @@ func TestTimesAsFail2ban(t *testing.T) {
 			t.Errorf("%q: fail2ban %v, xdpban %v", times[i], r.Seconds, got)
 		}
 	}
+}
+
+// TestGrowthAsFail2ban: with every way of writing how ban times grow, what the
+// conversion comes to grows as fail2ban makes it.
+func TestGrowthAsFail2ban(t *testing.T) {
+	installed(t)
+	options := []map[string]string{
+		{"increment": "True"},
+		{"factor": "1.5"},
+		{"factor": "2.0 / 5 * math.exp(1)"},
+		{"multipliers": "1 2 4 8 16 32 64"},
+		{"multipliers": "1 5 30", "factor": "2", "formula": "ban.Time * 1000"},
+		{"maxtime": "5h"},
+		{"factor": "3", "maxtime": "1w"},
+		{"formula": "ban.Time * (1<<(ban.Count if ban.Count<20 else 20)) * banFactor"},
+		{"formula": "ban.Time * math.exp(float(ban.Count+1)*banFactor)/math.exp(1*banFactor)"},
+		{"formula": "ban.Time * math.exp(float(ban.Count+1)*banFactor)/math.exp(1*banFactor)", "factor": "2.0 / 7", "maxtime": "2w"},
+		{"formula": "ban.Time * ban.Count ** 2 // 3 % 100000"},
+		{"formula": "max(3600, ban.Time) if ban.Count > 2 and not ban.Count == 4 else ban.Time + 60 * ban.Count"},
+		{"formula": "ban.Time * math.sqrt(ban.Count + 1) - (-ban.Count) % 7 + (ban.Count << 3 >> 1)"},
+		{"formula": "int(ban.Time * 1.7 ** ban.Count) + round(ban.Count / 2)"},
+		{"formula": "ban.Time * (0 < ban.Count < 3 or 5)"},
+		{"formula": "ban.Time / 2"},
+	}
+	var requests []request
+	for _, o := range options {
+		for count := 1; count <= 25; count++ {
+			requests = append(requests, request{Growth: o, Time: "1h", Count: count})
+		}
+	}
+	answers := askOracle(t, requests)
+	for i, o := range options {
+		all := Options{}.With("bantime", "1h").With("bantime.increment", "True")
+		for _, k := range sortedKeys(o) {
+			all = all.With("bantime."+k, o[k])
+		}
+		conf := load(t, &Conversion{Jails: []*Converted{convertOne(t, all)}})
+		judge := jails.NewJudge(conf)
+		now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+		for count := 0; count <= 25; count++ {
+			bans := judge.Failure("x", &matcher.Failure{Source: netip.MustParsePrefix("192.0.2.1/32"), Time: now}, now)
+			if len(bans) != 1 {
+				t.Fatalf("%v: %d bans", o, len(bans))
+			}
+			got := bans[0].Until.Sub(now).Seconds()
+			want := 3600.0
+			if count > 0 {
+				a := answers[i*25+count-1]
+				if a.Error != "" {
+					t.Fatalf("%v: %s", o, a.Error)
+				}
+				// fail2ban never shortens a ban by it either.
+				want = max(a.Seconds, want)
+			}
+			const longest = 100 * 365 * 86400
+			if math.Abs(got-min(want, longest)) > 1e-6*want {
+				t.Errorf("%v after %d bans: %v s, fail2ban %v s", o, count, got, want)
+			}
+			if got > 10*365*86400 {
+				break // the next one begins beyond our lives
+			}
+			now = bans[0].Until.Add(time.Hour)
+			judge.Expire(now)
+		}
+	}
+}
+
+// convertOne converts a jail x that bans at once, with these options.
+func convertOne(t *testing.T, o Options) *Converted {
+	t.Helper()
+	j := &Jail{
+		Name: "x", Enabled: true, Options: o.With("maxretry", "1").With("logpath", "/var/log/x"),
+		Filter:  &Filter{Name: "x", Failregex: []string{"^x <ADDR>$"}, Origins: map[string]Origin{}},
+		Actions: []Action{{Name: "iptables-allports"}},
+	}
+	c, err := Open(os.DirFS("/"), "/nowhere").Convert(j)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 func sortedKeys(m map[string]string) []string {

@@ -2,7 +2,7 @@
 
 Standard input holds one JSON request a line: {"dir", "filter", "options"} for
 a filter on its own, {"dir", "jail"} for a jail taken as enabled, {"time"} for
-a time. Standard output answers each with one line: what reaches fail2ban's server, or
+a time, {"growth", "time", "count"} for a ban time that grows. Standard output answers each with one line: what reaches fail2ban's server, or
 {"error"}.
 """
 import json
@@ -13,7 +13,18 @@ from fail2ban.client.filterreader import FilterReader
 from fail2ban.client.jailreader import JailReader
 from fail2ban.server.mytime import MyTime
 
+from fail2ban.server.jail import Jail
+from fail2ban.server.observer import ObserverThread
+
 logging.disable(logging.CRITICAL)
+
+
+def grown(options, time, count):
+    jail = Jail("jail", backend="polling")
+    for name, value in options.items():
+        jail.setBanTimeExtra(name, value)
+    incr = ObserverThread.BanTimeIncr(MyTime.str2seconds(time), count)
+    return {"seconds": float(jail.getBanTimeExtra()["evformula"](incr))}
 
 
 def collect(stream):
@@ -38,6 +49,8 @@ def collect(stream):
 
 def answer(request, shared):
     try:
+        if "growth" in request:
+            return grown(request["growth"], request["time"], request["count"])
         if "jail" not in request and "filter" not in request:
             return {"seconds": float(MyTime.str2seconds(request.get("time", "")))}
         if "jail" in request:
