@@ -76,6 +76,9 @@ var (
 	cursorForm = regexp.MustCompile(`^[a-z]=[0-9a-f]+(;[a-z]=[0-9a-f]+)*$`)
 )
 
+// machineID is this machine's, see machine-id(5).
+const machineID = "/etc/machine-id"
+
 // lineFields are those that a line is made of.
 var lineFields = []string{"MESSAGE", "SYSLOG_IDENTIFIER", "SYSLOG_PID", "_COMM", "_PID", "_HOSTNAME", "_SOURCE_REALTIME_TIMESTAMP"}
 
@@ -85,6 +88,14 @@ func NewJournal(opt JournalOptions) (*Journal, error) {
 		opt.Log = slog.Default()
 	}
 	j := &Journal{opt: opt, program: "journalctl", want: slices.Clone(lineFields)}
+	// Following, journalctl shows what this boot has logged; but for --merge,
+	// which shows that of other machines too, if it is kept here. What was
+	// logged before a reboot and not yet read must not be missed.
+	id, err := os.ReadFile(machineID)
+	if err != nil {
+		return nil, fmt.Errorf("tell this machine's journal from others': %w", err)
+	}
+	own := "_MACHINE_ID=" + strings.TrimSpace(string(id))
 	var all bool
 	var args []string
 	for _, s := range opt.Selections {
@@ -98,6 +109,7 @@ func NewJournal(opt JournalOptions) (*Journal, error) {
 			if len(args) > 0 {
 				args = append(args, "+")
 			}
+			args = append(args, own)
 			for _, m := range group {
 				if !slices.Contains(j.want, m.field) {
 					j.want = append(j.want, m.field)
@@ -108,13 +120,14 @@ func NewJournal(opt JournalOptions) (*Journal, error) {
 			}
 		}
 	}
-	j.args = []string{"--output=export", "--no-pager", "--output-fields=" + strings.Join(j.want, ",")}
+	j.args = []string{"--output=export", "--no-pager", "--merge", "--output-fields=" + strings.Join(j.want, ",")}
 	if opt.Directory != "" {
 		j.args = append(j.args, "--directory="+opt.Directory)
 	}
-	if !all {
-		j.args = append(j.args, args...)
+	if all {
+		args = []string{own}
 	}
+	j.args = append(j.args, args...)
 	j.want = append(j.want, "__CURSOR", "__REALTIME_TIMESTAMP")
 	return j, nil
 }

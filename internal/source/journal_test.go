@@ -150,6 +150,73 @@ func TestJournalResume(t *testing.T) {
 	}
 }
 
+// TestJournalAfterReboot: what was logged before a reboot and not yet read is
+// read, once and in order; what other machines have logged isn't.
+func TestJournalAfterReboot(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		matches []string
+	}{
+		{"selected", []string{"SYSLOG_IDENTIFIER=sshd", "+", "ROLE=y"}},
+		{"all", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := journaltest.Start(t)
+			l := newLedger()
+			opt := JournalOptions{Directory: d.Dir, Selections: []Selection{{Name: "s", Matches: c.matches}}}
+			send := func(messages ...string) {
+				for _, m := range messages {
+					d.Send(m, "SYSLOG_IDENTIFIER=sshd")
+				}
+			}
+			var want []string
+			follow := func(messages ...string) (stop func() error) {
+				t.Helper()
+				stop, _, _ = followJournal(t, l, opt)
+				for _, m := range messages {
+					want = append(want, "sshd: "+m)
+				}
+				l.wait(t, func() bool { return len(ours(l.lines["s"])) >= len(want) })
+				return stop
+			}
+			stop := follow()
+			send("read at once")
+			want = append(want, "sshd: read at once")
+			l.wait(t, func() bool { return len(ours(l.lines["s"])) >= len(want) })
+			stop()
+			send("before the reboot", "too")
+			d.Reboot()
+			send("between the reboots")
+			d.Reboot()
+			send("after both")
+			follow("before the reboot", "too", "between the reboots", "after both")()
+
+			d.Move("0123456789abcdef0123456789abcdef")
+			send("of another machine")
+			d.Move(ownMachine(t))
+			send("back")
+			follow("back")()
+			if got := messages(t, ours(l.get("s"))); !slices.Equal(got, want) {
+				t.Errorf("got %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// ours leaves out what journald says of itself.
+func ours(lines []string) []string {
+	return slices.DeleteFunc(slices.Clone(lines), func(line string) bool { return strings.Contains(line, " systemd-journald[") })
+}
+
+func ownMachine(t *testing.T) string {
+	t.Helper()
+	id, err := os.ReadFile(machineID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(id))
+}
+
 func TestJournalVacuumed(t *testing.T) {
 	d := journaltest.Start(t)
 	l := newLedger()
@@ -264,7 +331,8 @@ func TestJournalUnion(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := strings.Join(j.args, " ")
-	if want := "_SYSTEMD_UNIT=ssh.service _SYSTEMD_UNIT=sshd.service _UID=0 + _COMM=nginx"; !strings.HasSuffix(got, want) {
+	own := "_MACHINE_ID=" + ownMachine(t)
+	if want := own + " _SYSTEMD_UNIT=ssh.service _SYSTEMD_UNIT=sshd.service _UID=0 + " + own + " _COMM=nginx"; !strings.HasSuffix(got, want) {
 		t.Errorf("journalctl %s\nwant … %s", got, want)
 	}
 }

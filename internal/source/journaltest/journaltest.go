@@ -21,12 +21,15 @@ import (
 const daemon = "/lib/systemd/systemd-journald"
 
 // The journal lies in the namespace's /var/log/journal and its sockets in its
-// /run, both of which are folders of the test outside.
+// /run, both of which are folders of the test outside. So are the
+// files that say which machine and which boot this is.
 const setup = `set -e
 mount --make-rprivate /
 mount --bind "$1/journald.conf" /etc/systemd/journald.conf
 mount --bind "$1/log" /var/log/journal
 mount --bind "$1/run" /run
+mount --bind "$1/machine-id" /etc/machine-id
+mount --bind "$1/boot-id" /proc/sys/kernel/random/boot_id
 exec ` + daemon
 
 const config = `[Journal]
@@ -93,6 +96,10 @@ func Start(t testing.TB) *Journal {
 	err = errors.Join(err,
 		os.WriteFile(filepath.Join(root, "run/systemd/journal/flushed"), nil, 0o644),
 		os.WriteFile(filepath.Join(root, "journald.conf"), []byte(config), 0o644))
+	for name, real := range map[string]string{"machine-id": "/etc/machine-id", "boot-id": "/proc/sys/kernel/random/boot_id"} {
+		id, readErr := os.ReadFile(real)
+		err = errors.Join(err, readErr, os.WriteFile(filepath.Join(root, name), id, 0o644))
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -164,6 +171,36 @@ func (j *Journal) Restart() {
 	// A socket left behind would be taken for a living one.
 	os.Remove(j.Socket)
 	j.start()
+}
+
+// Reboot ends journald and starts it in another boot.
+func (j *Journal) Reboot() {
+	j.t.Helper()
+	j.as("boot-id", strings.TrimSpace(j.read("/proc/sys/kernel/random/uuid")))
+}
+
+// Move ends journald and starts it as that of another machine, whose id is 32
+// hexadecimal digits: as if that one's journal were collected here.
+func (j *Journal) Move(machine string) {
+	j.t.Helper()
+	j.as("machine-id", machine)
+}
+
+func (j *Journal) as(name, id string) {
+	j.t.Helper()
+	if err := os.WriteFile(filepath.Join(j.root, name), []byte(id+"\n"), 0o644); err != nil {
+		j.t.Fatal(err)
+	}
+	j.Restart()
+}
+
+func (j *Journal) read(file string) string {
+	j.t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	return string(b)
 }
 
 // Send logs a message with the fields, given as NAME=value; a value may have
