@@ -108,6 +108,23 @@ func (f *Foreigner) remove() error {
 	return netlink.LinkSetXdpFdWithFlags(dev, -1, int(flags))
 }
 
+// findInterface is netlink.LinkByName with an error that helps.
+func findInterface(name string) (netlink.Link, error) {
+	dev, err := netlink.LinkByName(name)
+	if !errors.As(err, &netlink.LinkNotFoundError{}) {
+		return dev, err
+	}
+	list, err := netlink.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return nil, fmt.Errorf("there is no interface %s; list those there are: %w", name, err)
+	}
+	var names []string
+	for _, l := range list {
+		names = append(names, l.Attrs().Name)
+	}
+	return nil, fmt.Errorf("there is no interface %s; there are %s", name, strings.Join(names, ", "))
+}
+
 func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
 	modes := map[Mode][]Mode{
 		ModeAuto: {ModeNative, ModeGeneric}, ModeNative: {ModeNative},
@@ -116,7 +133,7 @@ func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
 	if modes == nil {
 		return Attachment{}, fmt.Errorf("unknown mode %q: write auto, native, generic or offload", mode)
 	}
-	dev, err := netlink.LinkByName(iface)
+	dev, err := findInterface(iface)
 	if err != nil {
 		return Attachment{}, err
 	}

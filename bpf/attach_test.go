@@ -200,7 +200,7 @@ func TestAttachErrors(t *testing.T) {
 		mode  Mode
 		want  string
 	}{
-		{"nosuch0", ModeAuto, "nosuch0"},
+		{"nosuch0", ModeAuto, "there is no interface nosuch0; there are lo"},
 		{"lo", "turbo", `"turbo"`},
 		{"lo", ModeNative, "native"},
 		{"lo", ModeOffload, "offload"},
