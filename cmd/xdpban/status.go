@@ -54,8 +54,8 @@ func (c *statusCmd) Run(a *app) error {
 	}{j, sourcesOf(s.Sources, j.Name), l.Bans}, func(w io.Writer) {
 		fmt.Fprintf(w, "%s: %s\n", printable(j.Name), jailState(j))
 		fmt.Fprintf(w, "  bans after %s within %s, for %s\n", plural(j.MaxRetry, "failure"), span(j.FindTime), span(j.BanTime))
-		fmt.Fprintf(w, "  %s now, %s and %s since the start, %s watched\n",
-			plural(j.Bans, "ban"), grouped(j.Total), plural(int(j.Failures), "failure"), plural(j.Tracked, "address"))
+		fmt.Fprintf(w, "  %s now, %s with failures\n", plural(j.Bans, "ban"), plural(j.Tracked, "address"))
+		fmt.Fprintf(w, "  since the start: %s, %s\n", plural(int(j.Total), "ban"), plural(int(j.Failures), "failure"))
 		for _, src := range sourcesOf(s.Sources, j.Name) {
 			fmt.Fprintf(w, "  reads %s: %s\n", printable(src.Stream), plural(int(src.Lines), "line"))
 		}
@@ -100,10 +100,10 @@ func jailState(j control.Jail) string {
 }
 
 func printStatus(w io.Writer, s control.Status, now time.Time) {
-	fmt.Fprintf(w, "xdpban %s, pid %d, up %s\n", printable(s.Version), s.PID, left(now.Add(now.Sub(s.Started)), now))
+	fmt.Fprintf(w, "xdpban %s, pid %d, up %s\n", printable(s.Version), s.PID, span(max(now.Sub(s.Started).Round(time.Second), 0)))
 	fmt.Fprintf(w, "%s of at most %s\n", plural(s.Bans, "ban"), grouped(uint64(s.Capacity)))
 	if s.Braked {
-		fmt.Fprintln(w, "new bans are held back: too many in a minute (max_bans_per_min)")
+		fmt.Fprintln(w, "new bans are held back: too many in a minute (max_bans_per_minute)")
 	}
 	for _, i := range s.Interfaces {
 		printInterface(w, i)

@@ -312,7 +312,9 @@ func (d *Daemon) take(b batch) {
 	now := d.o.Now()
 	s := b.stream
 	s.stats, s.lag = b.stats, b.lag
-	d.streams[s.name] = s
+	if s.shown {
+		d.streams[s.name] = s
+	}
 	var bans []jails.Ban
 	for _, f := range b.failures {
 		if jail := s.jails[f.Filter]; !d.byName(jail, f) {

@@ -29,6 +29,7 @@ type batch struct {
 // it. Its set belongs to the source's goroutine, the rest to the loop.
 type stream struct {
 	name  string
+	shown bool     // in the status
 	jails []string // Failure.Filter indexes them
 	set   *matcher.Set
 
@@ -93,6 +94,16 @@ func makeRoute(config *jails.Config, haveJournal bool, present func(*jails.Jail)
 	return r
 }
 
+// shown says whether a stream is one that has lines: a glob and the journal as
+// a whole only have positions.
+func (r *route) shown(stream string) bool {
+	if _, ok := r.journal[stream]; ok {
+		return true
+	}
+	glob := slices.Contains(r.plan.Files, stream) && strings.ContainsAny(stream, `*?[\`)
+	return stream != source.JournalKey && !glob
+}
+
 // jails lists those that read a stream, each once.
 func (r *route) jails(stream string) []*jails.Jail {
 	if list, ok := r.journal[stream]; ok {
@@ -108,7 +119,7 @@ func (r *route) jails(stream string) []*jails.Jail {
 }
 
 func (r *route) open(name string) *stream {
-	s := &stream{name: name}
+	s := &stream{name: name, shown: r.shown(name)}
 	var filters []*matcher.Compiled
 	for _, j := range r.jails(name) {
 		s.jails = append(s.jails, j.Name)
