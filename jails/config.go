@@ -94,6 +94,7 @@ func Load(shipped fs.FS, dir string) (*Config, Problems) {
 		})
 		return nil, slices.Compact(l.problems)
 	}
+	c.Warnings = append(l.warnings, c.Warnings...)
 	return c, nil
 }
 
@@ -110,6 +111,7 @@ type loader struct {
 	files    []*file  // of jails; shipped ones first
 	names    []string // of all that was to be read, in order
 	problems Problems
+	warnings Problems
 }
 
 // file is one file of configuration.

@@ -86,6 +86,8 @@ aggregate6 = 64
 timezone = "UTC+0530"
 encoding = "latin1"
 usedns = "warn"
+ignorecommand = ["/bin/none-such", "--from=<ip>", "<user>"]
+ignorecache = { time = "1h" }
 
 [jail.two]
 enabled = "auto"
@@ -127,6 +129,7 @@ watches = "bans"
 		Ports:     []PortRange{{22, 22, "tcp"}, {8000, 8100, "udp"}},
 		IgnoreIP:  []netip.Prefix{addr("203.0.113.0/24")}, IgnoreNames: []string{"other.example.org"},
 		BanSelf: true, Aggregate4: 24, Aggregate6: 64,
+		IgnoreCommand: []string{"/bin/none-such", "--from=<ip>", "<user>"}, IgnoreCache: IgnoreCache{time.Hour, 100},
 	}); !reflect.DeepEqual(one, want) {
 		t.Errorf("jail one\n%+v, want\n%+v", one, want)
 	}
@@ -134,6 +137,9 @@ watches = "bans"
 		!slices.Equal(two.Files, []string{"/var/log/two"}) || !slices.Equal(two.Programs, one.Programs) ||
 		!slices.Equal(two.Filter.Filter.Failregex, filter.Filter.Failregex[:1]) || two.UseDNS != DNSNo {
 		t.Errorf("jail two %+v", two)
+	}
+	if len(c.Warnings) == 0 || !strings.Contains(c.Warnings[0].String(), "jail.one.ignorecommand[0]: /bin/none-such can't be run (no such file or directory): whom it would spare is banned") {
+		t.Errorf("warnings %v", c.Warnings)
 	}
 	if three.Enabled || !three.WatchesBans || three.Filter != nil {
 		t.Errorf("jail three %+v", three)
@@ -221,6 +227,10 @@ func TestProblems(t *testing.T) {
 		{"growth", plain + "increment = { factor = 0, maks = '1d', multipliers = [1, 'x'] }\n", []string{"4: jail.x.increment.factor: is the number 0", "4: jail.x.increment.maks: there is no such key; did you mean max?", `4: jail.x.increment.multipliers[1]: is the text "x"`}},
 		{"a formula", plain + "increment = { formula = 'ban.Time * __import__(1)' }\n", []string{`4: jail.x.increment.formula: "ban.Time * __import__(1)": "__import__" is not known`}},
 		{"a formula that fails", plain + "increment = { formula = 'ban.Time / (ban.Count - 3)' }\n", []string{`4: jail.x.increment.formula: "ban.Time / (ban.Count - 3)" fails for who was banned 3 times, for 10m: division by zero`}},
+		{"a command for a shell", plain + "ignorecommand = 'is-ours <ip>'\n", []string{`4: jail.x.ignorecommand: "is-ours <ip>" is no whole path of a program; no shell looks at it`}},
+		{"a command's tags", plain + "ignorecommand = ['/bin/<ip>', '<host>', 3]\nignorecache = 5\n", []string{"4: jail.x.ignorecommand[0]: \"/bin/<ip>\" is no whole path", "4: jail.x.ignorecommand[1]: <host> isn't known; write one of <ip>, <family>", "4: jail.x.ignorecommand[2]: is the number 3", "5: jail.x.ignorecache: is the number 5; write a time"}},
+		{"a command's answers", plain + "ignorecache = { time = 'x', most = 3, max = 0 }\n", []string{"4: jail.x.ignorecache.max: is the number 0; write a number from 1", "4: jail.x.ignorecache.most: there is no such key", `4: jail.x.ignorecache.time: "x" is no time`}},
+		{"a command where nobody asks", "[jail.x]\nwatches = 'bans'\nignorecommand = '/bin/true'\n", []string{`3: jail.x.ignorecommand: has no meaning with watches = "bans"`}},
 		{"two growths", plain + "increment = { formula = 'ban.Time', multipliers = [1, 2] }\n", []string{`4: jail.x.increment.formula: can't go with multipliers`}},
 		{"mode", "[jail.x]\nfiles = ['/x']\nmode = 'agressive'\nfailregex.normal = ['^<ADDR>$']\nfailregex.aggressive = ['^worse$']\n", []string{`3: jail.x.mode: there is no mode "agressive"; write one of aggressive, normal`}},
 		{"a list that the mode leaves out", "[jail.x]\nfiles = ['/x']\nfailregex.normal = ['^<ADDR>$']\nfailregex.aggressive = ['^worse$']\n", []string{`4: jail.x.failregex.aggressive[0]: "^worse$" names no offender`}},

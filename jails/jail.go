@@ -6,6 +6,8 @@ package jails
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"xdpban/matcher"
@@ -68,6 +70,11 @@ type Jail struct {
 	// ones, and IgnoreNames host names that stand for such addresses.
 	IgnoreIP    []netip.Prefix
 	IgnoreNames []string
+	// IgnoreCommand is a program and its arguments that is asked ahead of a
+	// ban, when IgnoreIP doesn't decide: 0 as its exit status spares the
+	// address. Empty: none. See IgnoreArgs.
+	IgnoreCommand []string
+	IgnoreCache   IgnoreCache
 	// BanSelf lets the jail ban the host's own addresses: ignoreself = false.
 	BanSelf bool
 	// Aggregate4 and Aggregate6 are the prefix lengths that are counted and
@@ -77,6 +84,36 @@ type Jail struct {
 	// (recidive): every ban by another jail that doesn't watch is a failure
 	// here.
 	WatchesBans bool
+}
+
+// IgnoreCache says how long answers of IgnoreCommand serve again, and how many
+// are kept; with the zero value each question is asked.
+type IgnoreCache struct {
+	Time time.Duration
+	Max  int
+}
+
+// ignoreTags are what IgnoreCommand's arguments may hold.
+var ignoreTags = []string{"<ip>", "<family>", "<jail>", "<user>"}
+
+// IgnoreArgs are the program and arguments to ask about a failure: with <ip>,
+// <family> (inet4 or inet6), <jail> and <user> filled in. No shell may see
+// them: the user's name is the attacker's choice.
+func (j *Jail) IgnoreArgs(f *matcher.Failure) []string {
+	src, family, user := unmap(f.Source), "inet6", ""
+	if src.Addr().Is4() {
+		family = "inet4"
+	}
+	if len(f.Users) > 0 {
+		// What follows a NUL would never reach the program.
+		user = strings.ReplaceAll(f.Users[0], "\x00", "\uFFFD")
+	}
+	tags := strings.NewReplacer("<ip>", short(src), "<family>", family, "<jail>", j.Name, "<user>", user)
+	args := slices.Clone(j.IgnoreCommand)
+	for i := range args {
+		args[i] = tags.Replace(args[i])
+	}
+	return args
 }
 
 // UseDNS says what becomes of a host name in the place of an address.
@@ -133,7 +170,8 @@ type Config struct {
 	Jails    []Jail // enabled and disabled, by name
 	// Files are what was read, in order; shipped ones begin with "built in".
 	Files []string
-	// Warnings name patterns that an attacker could turn.
+	// Warnings name patterns that an attacker could turn, and programs that
+	// can't be run.
 	Warnings Problems
 }
 

@@ -202,6 +202,27 @@ func (j *Judge) Failure(jail string, f *matcher.Failure, now time.Time) []Ban {
 	return bans
 }
 
+// MayBan says whether a failure could be the one that bans: it is then worth
+// asking whether its source is to be spared. It changes nothing.
+func (j *Judge) MayBan(jail string, f *matcher.Failure) bool {
+	js := j.jails[jail]
+	src := unmap(f.Source)
+	if js == nil || js.conf == nil || bannable(src, MinAuto4, MinAuto6) != nil {
+		return false
+	}
+	if _, ok := j.immune(js, src); ok {
+		return false
+	}
+	sum := 1
+	if t := js.tracks[j.offender(js, src)]; t != nil {
+		sum = js.conf.known(t.strikes)
+		for _, e := range t.window {
+			sum += e.weight
+		}
+	}
+	return sum >= js.conf.MaxRetry
+}
+
 // count adds an entry to the window of src in a jail, judges the window, and
 // appends the bans.
 func (j *Judge) count(js *jail, src netip.Prefix, e entry, now time.Time, bans []Ban) []Ban {

@@ -951,3 +951,45 @@ func TestPortsOfSeveralJails(t *testing.T) {
 		t.Errorf("by nginx, when the others are over: %v", got)
 	}
 }
+
+// TestMayBan: asking is worth it exactly when the failure would ban.
+func TestMayBan(t *testing.T) {
+	spared := addr("192.0.2.200")
+	conf := &Config{Jails: []Jail{
+		{Name: "a", Enabled: true, MaxRetry: 3, FindTime: time.Hour, BanTime: time.Hour, IgnoreIP: []netip.Prefix{spared}},
+		{Name: "b", Enabled: true, MaxRetry: 1, FindTime: time.Hour, BanTime: time.Hour},
+	}}
+	j := NewJudge(conf)
+	now := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+	f := func(p netip.Prefix) *matcher.Failure { return &matcher.Failure{Source: p, Time: now, Pattern: -1} }
+	one := f(addr("192.0.2.1"))
+	for n, want := range []bool{false, false, true} {
+		if got := j.MayBan("a", one); got != want {
+			t.Errorf("failure %d: %v", n+1, got)
+		}
+		if bans := j.Failure("a", one, now); (len(bans) > 0) != want {
+			t.Errorf("failure %d: bans %v", n+1, bans)
+		}
+	}
+	if !j.MayBan("b", one) || j.MayBan("none", one) || j.MayBan("b", f(addr("127.0.0.1"))) || j.MayBan("b", f(netip.Prefix{})) {
+		t.Error("b, none or a source that can't be banned")
+	}
+	for range 5 {
+		if j.MayBan("a", f(spared)) {
+			t.Error("ignoreip decides alone")
+		}
+		j.Failure("a", f(spared), now)
+	}
+}
+
+func TestIgnoreArgs(t *testing.T) {
+	j := Jail{Name: "web", IgnoreCommand: []string{"/bin/x", "<ip>", "--<family>=<jail>", "<user>", "<ip> <ip>"}}
+	got := j.IgnoreArgs(&matcher.Failure{Source: netip.MustParsePrefix("::ffff:192.0.2.1/128"), Users: []string{"; <ip> $(id)\x00", "b"}})
+	if want := []string{"/bin/x", "192.0.2.1", "--inet4=web", "; <ip> $(id)\uFFFD", "192.0.2.1 192.0.2.1"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	got = j.IgnoreArgs(&matcher.Failure{Source: netip.MustParsePrefix("2001:db8::/64")})
+	if want := []string{"/bin/x", "2001:db8::/64", "--inet6=web", "", "2001:db8::/64 2001:db8::/64"}; !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -275,6 +276,52 @@ func (r *reader) ignoreIP(prefixes *[]netip.Prefix, names *[]string) {
 	}
 }
 
+var anyTag = regexp.MustCompile(`<[^<>]*>`)
+
+// ignoreCommand takes the program to ask ahead of a ban, and how long its
+// answers are kept.
+func (r *reader) ignoreCommand(j *Jail) {
+	if items, ok := r.list("ignorecommand", `"/usr/local/bin/is-ours", "<ip>"`); ok {
+		j.IgnoreCommand = textsOf(items)
+		for n, i := range items {
+			for _, tag := range anyTag.FindAllString(i.text, -1) {
+				if !slices.Contains(ignoreTags, tag) {
+					r.say(i.at, "%s isn't known; write one of %s", tag, strings.Join(ignoreTags, ", "))
+				}
+			}
+			switch {
+			case strings.ContainsRune(i.text, 0):
+				r.say(i.at, "has a NUL byte in it, which no argument can hold")
+			case n == 0 && (!filepath.IsAbs(i.text) || anyTag.MatchString(i.text)):
+				r.say(i.at, `%q is no whole path of a program; no shell looks at it, so write the program and each argument as a text of its own, such as ignorecommand = ["/usr/local/bin/is-ours", "<ip>"]`, i.text)
+			case n == 0:
+				if _, err := exec.LookPath(i.text); err != nil {
+					r.l.warnings = append(r.l.warnings, Problem{i.at.file.name, i.at.file.lines.of(i.at.key), i.at.key,
+						fmt.Sprintf("%s can't be run (%s): whom it would spare is banned", i.text, rootOf(errors.Unwrap(err)))})
+				}
+			}
+		}
+	}
+	x, ok := r.at("ignorecache")
+	if !ok {
+		return
+	}
+	const most = 100_000
+	switch v := x.v.(type) {
+	case string:
+		r.duration("ignorecache", &j.IgnoreCache.Time, false)
+		j.IgnoreCache.Max = 100
+	case values:
+		in := &reader{l: r.l, v: v}
+		j.IgnoreCache = IgnoreCache{5 * time.Minute, 100}
+		in.duration("time", &j.IgnoreCache.Time, false)
+		in.number("max", &j.IgnoreCache.Max, 1, most)
+		in.rest()
+	default:
+		r.say(x, `is %s; write a time, such as ignorecache = "5m", or such as ignorecache = { time = "5m", max = 1000 }`, is(v))
+	}
+}
+
 var interfaceName = regexp.MustCompile(`^[^\s/:%]{1,15}$`)
 
 // The settings that hold where xdpban.toml says nothing.
@@ -388,6 +435,7 @@ func (r *reader) readLimits(j *Jail, zone *string) {
 	ignoreSelf := !j.BanSelf
 	r.flag("ignoreself", &ignoreSelf)
 	j.BanSelf = !ignoreSelf
+	r.ignoreCommand(j)
 	r.number("aggregate4", &j.Aggregate4, MinAuto4, 32)
 	r.number("aggregate6", &j.Aggregate6, MinAuto6, 128)
 	if x, ok := r.text("timezone", zone, "Europe/Copenhagen"); ok {
@@ -581,6 +629,9 @@ func (l *loader) readJail(c *Config, name string, jails map[string]values, j Jai
 		if j.WatchesBans = watches == "bans"; !j.WatchesBans {
 			r.say(x, `%q can't be watched; write watches = "bans", or leave it out`, watches)
 		}
+	}
+	if x, ok := own["ignorecommand"]; ok && j.WatchesBans {
+		r.say(x, `has no meaning with watches = "bans": each of them was asked about; leave it out`)
 	}
 	f := matcher.Filter{Name: name, Encoding: j.Encoding}
 	f.Location, _ = zoneOf(zone)

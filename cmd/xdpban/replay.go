@@ -59,6 +59,9 @@ func (c *replayCmd) Run(a *app) error {
 	}
 	for _, j := range picked {
 		j.Enabled, j.Observe, j.Auto = true, false, false
+		if len(j.IgnoreCommand) > 0 {
+			a.warn("jail %s: its ignorecommand is not asked: a replay runs nothing", j.Name)
+		}
 	}
 	// The brake is for a machine in trouble; here one wants to know.
 	conf.Settings.MaxBansPerMin = 0

@@ -88,6 +88,7 @@ func (c *runCmd) Run(a *app) error {
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
+		Ask: askProgram,
 		Notify: func(state string) {
 			if _, err := sdnotify.SdNotify(false, state); err != nil {
 				log.Warn("could not tell the service manager", "state", state, "error", err)

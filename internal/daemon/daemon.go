@@ -96,6 +96,9 @@ type Options struct {
 	Host      Host
 	// Lookup finds the addresses of a host name.
 	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
+	// Ask runs a program that says whether somebody is to be spared:
+	// ignorecommand. It ends when ctx does.
+	Ask func(ctx context.Context, args []string) (spare bool, err error)
 	// LedgerPath is the ledger's file.
 	LedgerPath string
 	// HaveJournal says that a journal is there to be read.
@@ -149,6 +152,7 @@ type Daemon struct {
 	problems   map[string]string
 	expiry     *time.Timer
 	checkpoint checkpoint
+	questions  questions
 	braked     uint64 // bans held back, as last said
 }
 
@@ -170,6 +174,7 @@ func New(o Options) *Daemon {
 		orphans:    map[netip.Prefix]bool{},
 		problems:   map[string]string{},
 		checkpoint: newCheckpoint(),
+		questions:  newQuestions(),
 	}
 }
 
@@ -203,13 +208,15 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err := d.attach(); err != nil {
 		return err
 	}
+	besides, stop := context.WithCancel(ctx)
+	defer d.endAsking(stop)
+	if err := d.beginAsking(besides); err != nil {
+		return err
+	}
 	if err := d.startReading(); err != nil {
 		return err
 	}
 	defer d.stopReading()
-
-	besides, stop := context.WithCancel(ctx)
-	defer stop()
 	go d.watchHost(besides)
 	go d.resolveFailures(besides)
 	go d.refreshNames(besides)
@@ -317,7 +324,7 @@ func (d *Daemon) take(b batch) {
 	}
 	var bans []jails.Ban
 	for _, f := range b.failures {
-		if jail := s.jails[f.Filter]; !d.byName(jail, f) {
+		if jail := s.jails[f.Filter]; !d.byName(jail, f) && !d.ask(jail, f) {
 			bans = append(bans, d.judge.Failure(jail, f, now)...)
 		}
 	}

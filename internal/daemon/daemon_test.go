@@ -28,6 +28,7 @@ type world struct {
 	log    *log
 	ledger string
 	names  map[string]netip.Addr
+	ask    func(ctx context.Context, args []string) (bool, error)
 
 	mu     sync.Mutex
 	config *jails.Config
@@ -76,6 +77,7 @@ func (w *world) run() (d *Daemon, stop func()) {
 			}
 			return nil, errors.New("no such host")
 		},
+		Ask:    func(ctx context.Context, args []string) (bool, error) { return w.ask(ctx, args) },
 		Notify: func(string) {},
 		Log:    slog.New(slog.NewTextHandler(w.t.Output(), nil)),
 		Now:    time.Now,

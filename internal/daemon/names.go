@@ -76,6 +76,9 @@ func (d *Daemon) resolveFailures(ctx context.Context) {
 					if j, ok := d.config.Jail(n.jail); ok && j.UseDNS == jails.DNSWarn {
 						d.log.Warn("a name in the log stands for "+addr.String()+", as its owner says", "jail", n.jail, "name", host, "addr", addr.String())
 					}
+					if d.ask(n.jail, f) {
+						continue
+					}
 					if bans := d.judge.Failure(n.jail, f, d.o.Now()); len(bans) > 0 {
 						d.enforce(bans)
 					}
