@@ -77,7 +77,7 @@ func (t *Tree) ConvertAll(all bool) (*Conversion, error) {
 // Convert writes a jail as a file for jail.d. Its error says which option
 // can't be carried over at all, and why.
 func (t *Tree) Convert(j *Jail) (*Converted, error) {
-	w := writer{jail: j}
+	w := writer{jail: j, dir: t.dir, exists: t.exists}
 	if err := w.write(t); err != nil {
 		return nil, err
 	}
@@ -85,11 +85,13 @@ func (t *Tree) Convert(j *Jail) (*Converted, error) {
 }
 
 type writer struct {
-	jail  *Jail
-	out   strings.Builder
-	rows  [][2]string // keys of the block at hand
-	notes []Note
-	err   error
+	jail   *Jail
+	dir    string            // fail2ban's folder
+	exists func(string) bool // a file of this path
+	out    strings.Builder
+	rows   [][2]string // keys of the block at hand
+	notes  []Note
+	err    error
 }
 
 func (w *writer) write(t *Tree) error {
@@ -109,6 +111,8 @@ func (w *writer) write(t *Tree) error {
 	switch {
 	case !j.Enabled:
 		w.key("enabled", "false")
+	case blocked.any && w.sparesBlindly():
+		w.key("enabled", `"observe"`, "bans nobody yet: its ignorecommand could not be carried over")
 	case blocked.any:
 		w.key("enabled", "true")
 	default:
@@ -408,12 +412,104 @@ func (w *writer) ignored() {
 	if v, ok := o.Get("ignoreself"); ok && v == "False" {
 		w.key("ignoreself", "false")
 	}
-	if c, _ := o.Get("ignorecommand"); c != "" {
-		w.note("ignorecommand", "is not carried over: xdpban runs no commands; list the addresses in ignoreip")
+	w.ignoreCommand()
+}
+
+// ignoreCommand writes the program that is asked ahead of a ban. fail2ban
+// hands its command to a shell, with what the log says filled in; here there
+// is no shell, so it must be a program with plain arguments.
+func (w *writer) ignoreCommand() {
+	command, _ := w.jail.Options.Get("ignorecommand")
+	if command == "" {
+		return // and nothing that ignorecache could keep
 	}
-	if c, _ := o.Get("ignorecache"); c != "" {
-		w.note("ignorecache", "is not carried over: there is no command whose answers could be kept")
+	if w.watchesBans() {
+		w.note("ignorecommand", "is not asked in this jail: it was asked ahead of each of the bans that it counts")
+		return
 	}
+	args, err := w.commandArgs(command)
+	if err != nil {
+		w.note("ignorecommand", "is not carried over: "+err.Error()+"; so that nobody is banned whom it would have spared, the jail only observes")
+		return
+	}
+	w.key("ignorecommand", tomlList(args))
+	if strings.HasPrefix(args[0], w.dir+"/") {
+		w.note("ignorecommand", args[0]+" is still fail2ban's file: keep it, or a copy of it, when you remove fail2ban")
+	}
+	text, _ := w.jail.Options.Get("ignorecache")
+	if text == "" {
+		return
+	}
+	_, cache, err := splitOptions("cache[" + text + "]")
+	if err != nil {
+		w.note("ignorecache", "is not carried over: "+err.Error())
+		return
+	}
+	key, _ := cache.Get("key")
+	for _, tag := range tag.FindAllString(command, -1) {
+		if !strings.Contains(key, tag) {
+			w.note("ignorecache", fmt.Sprintf("answers are kept by the program's arguments, not by %q", key))
+			break
+		}
+	}
+	d, err := parseTime(orElse(cache, "max-time", "5m"))
+	most, err2 := strconv.Atoi(orElse(cache, "max-count", "100"))
+	if err = errors.Join(err, err2); err != nil || d <= 0 || most <= 0 {
+		w.note("ignorecache", fmt.Sprintf("is not carried over: %q has no time and number above 0", text))
+		return
+	}
+	w.key("ignorecache", fmt.Sprintf("{ time = %s, max = %d }", tomlString(duration(d)), most))
+}
+
+// sparesBlindly says that the jail would ban whom its ignorecommand spares.
+func (w *writer) sparesBlindly() bool {
+	command, _ := w.jail.Options.Get("ignorecommand")
+	if command == "" || w.watchesBans() {
+		return false
+	}
+	_, err := w.commandArgs(command)
+	return err != nil
+}
+
+// commandTags are fail2ban's tags that ignorecommand knows too.
+var commandTags = map[string]string{"<ip>": "<ip>", "<family>": "<family>", "<F-USER>": "<user>", "<name>": "<jail>"}
+
+// commandArgs takes a command line apart that needs no shell.
+func (w *writer) commandArgs(command string) ([]string, error) {
+	bare := tag.ReplaceAllStringFunc(command, func(t string) string {
+		if commandTags[t] != "" {
+			return ""
+		}
+		return t
+	})
+	if t := tag.FindString(bare); t != "" {
+		return nil, fmt.Errorf("%s is not known here", t)
+	}
+	if i := strings.IndexAny(bare, "|&;<>()$`*?[]{}~#!\n"); i >= 0 {
+		return nil, fmt.Errorf("%q is for a shell, and xdpban has none: put the command into a script and name that", bare[i:i+1])
+	}
+	args, err := shellWords(command)
+	if err != nil {
+		return nil, err
+	}
+	for i := range args {
+		args[i] = tag.ReplaceAllStringFunc(args[i], func(t string) string { return commandTags[t] })
+	}
+	if strings.Contains(args[0], "=") {
+		return nil, fmt.Errorf("%q is for a shell, and xdpban has none: put the command into a script and name that", args[0])
+	}
+	if strings.HasPrefix(args[0], "/") {
+		return args, nil
+	}
+	if !strings.Contains(args[0], "/") {
+		for _, dir := range []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"} {
+			if w.exists(dir + "/" + args[0]) {
+				args[0] = dir + "/" + args[0]
+				return args, nil
+			}
+		}
+	}
+	return nil, fmt.Errorf("there is no program %q; write its whole path", args[0])
 }
 
 var hostName = regexp.MustCompile(`^([a-zA-Z0-9_-]{1,63}\.)*[a-zA-Z][a-zA-Z0-9-]{0,62}\.?$`)

@@ -82,6 +82,12 @@ func TestConvert(t *testing.T) {
 	if f := j("forever"); f.BanTime != jails.Forever || !f.Increment.Enabled || f.Ports != nil {
 		t.Errorf("%+v", f)
 	}
+	if !slices.Equal(e.IgnoreCommand[1:], []string{"<ip>", "two words", "--user=<user>"}) || e.IgnoreCache != (jails.IgnoreCache{Time: 5 * time.Minute, Max: 10}) {
+		t.Errorf("%q %+v", e.IgnoreCommand, e.IgnoreCache)
+	}
+	if o := j("own-script"); o.Observe || o.IgnoreCommand[0] != dir+"/spare" || o.IgnoreCache.Time != time.Hour || !j("shell").Observe || !j("unknown-tag").Observe {
+		t.Errorf("own-script %+v, shell or unknown-tag", o)
+	}
 	if !j("recidive").WatchesBans || j("mails-only").Enabled || j("opens").Enabled || !j("own-action").Enabled {
 		t.Error("recidive, mails-only, opens or own-action is wrong")
 	}
@@ -100,7 +106,8 @@ func TestConvertStock(t *testing.T) {
 	}
 	for _, j := range c.Jails {
 		for _, n := range j.Notes {
-			if n.Option != "ignorecommand" && j.Name != "pass2allow-ftp" {
+			keeps := n.Option == "ignorecommand" && strings.Contains(n.Text, "keep it, or a copy of it")
+			if !keeps && j.Name != "pass2allow-ftp" {
 				t.Errorf("jail %s: %s", j.Name, n)
 			}
 		}
