@@ -55,7 +55,8 @@ func (p Problems) Error() string {
 // Load reads the configuration: the shipped jails, then xdpban.toml and
 // jail.d/*.toml of the operator's folder, which override them key by key; a
 // jail with extends = false takes nothing from a shipped one of its name. A
-// folder or file that isn't there is empty. All that is wrong in all files is
+// folder or file that isn't there is empty, and without dir there are the
+// shipped jails alone. All that is wrong in all files is
 // found in one go; then there is no Config.
 //
 // A jail's own key comes before one of [defaults], wherever either stands.
@@ -63,9 +64,11 @@ func Load(shipped fs.FS, dir string) (*Config, Problems) {
 	l := &loader{}
 	l.folder(shipped, ".", func(name string) string { return "built in: " + name })
 	builtIn := len(l.files)
-	own := os.DirFS(dir)
-	l.settings = l.parse(own, SettingsFile, filepath.Join(dir, SettingsFile), true)
-	l.folder(own, JailFolder, func(name string) string { return filepath.Join(dir, name) })
+	if dir != "" {
+		own := os.DirFS(dir)
+		l.settings = l.parse(own, SettingsFile, filepath.Join(dir, SettingsFile), true)
+		l.folder(own, JailFolder, func(name string) string { return filepath.Join(dir, name) })
+	}
 	c := &Config{Files: make([]string, 0, len(l.files)+1)}
 	for i, f := range l.files {
 		if i == builtIn && l.settings != nil {

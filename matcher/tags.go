@@ -2,6 +2,7 @@ package matcher
 
 import (
 	"errors"
+	"fmt"
 	"regexp"
 	"sort"
 	"strconv"
@@ -188,6 +189,30 @@ type pattern struct {
 
 var errEmptyPattern = errors.New("pattern is empty")
 
+// inSource makes an error about the expanded pattern one about the pattern as
+// it was written, of which the reader can know the place.
+func inSource(err error, src, expr string) error {
+	var e *regex.Error
+	if !errors.As(err, &e) || e.Pos > len(expr) {
+		return err
+	}
+	at := expr[e.Pos:]
+	if strings.HasPrefix(src, expr[:e.Pos]) {
+		at = src[e.Pos:]
+	}
+	if len(at) > 40 {
+		at = strings.ToValidUTF8(at[:40], "") + "…"
+	}
+	text := e.Msg
+	if at != "" {
+		text += fmt.Sprintf(" at %q", at)
+	}
+	if e.Hint != "" {
+		text += ": " + e.Hint
+	}
+	return errors.New(text)
+}
+
 func compilePattern(src string, flags regex.Flags) (*pattern, error) {
 	expr := expandTags(src)
 	if strings.TrimSpace(expr) == "" {
@@ -195,7 +220,7 @@ func compilePattern(src string, flags regex.Flags) (*pattern, error) {
 	}
 	re, err := regex.Compile(expr, flags)
 	if err != nil {
-		return nil, err
+		return nil, inSource(err, src, expr)
 	}
 	return &pattern{re: re, expr: expr, roles: rolesOf(re)}, nil
 }

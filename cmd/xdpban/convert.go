@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"xdpban/internal/fail2ban"
+	jaild "xdpban/jail.d"
 	"xdpban/jails"
 )
 
@@ -20,11 +21,19 @@ type convertCmd struct {
 	Force bool   `help:"Overwrite files that are there."`
 }
 
-// convertedJail and conversion are the answer as JSON.
+// sharedFile goes with those of the jails.
+const sharedFile = "00-defaults"
+
+// convertedFile and so on are the answer as JSON: file if it was written, else
+// its text.
+type convertedFile struct {
+	File string `json:"file,omitempty"`
+	TOML string `json:"toml,omitempty"`
+}
+
 type convertedJail struct {
-	Name  string   `json:"name"`
-	File  string   `json:"file,omitempty"`
-	TOML  string   `json:"toml,omitempty"`
+	Name string `json:"name"`
+	convertedFile
 	Notes []string `json:"notes"`
 }
 
@@ -34,6 +43,7 @@ type failedJail struct {
 }
 
 type conversion struct {
+	Defaults convertedFile   `json:"defaults"`
 	Jails    []convertedJail `json:"jails"`
 	Failed   []failedJail    `json:"failed"`
 	Disabled []string        `json:"disabled"`
@@ -48,34 +58,51 @@ func (c *convertCmd) Run(a *app) error {
 	if _, err := os.Stat(dir); err != nil {
 		return usageError{fmt.Errorf("fail2ban's folder: %w", err)}
 	}
-	all, err := fail2ban.Open(os.DirFS("/"), filepath.ToSlash(dir)).ConvertAll(c.All)
+	builtIn, problems := jails.Load(jaild.FS, "")
+	if len(problems) > 0 {
+		return problems
+	}
+	var own []string
+	for _, j := range builtIn.Jails {
+		own = append(own, j.Name)
+	}
+	all, err := fail2ban.Open(os.DirFS("/"), filepath.ToSlash(dir)).ConvertAll(c.All, own)
 	if err != nil {
 		return usageError{err}
 	}
-	res := conversion{Jails: []convertedJail{}, Failed: []failedJail{}, Disabled: []string{}}
+	files := []*fail2ban.Converted{{Name: sharedFile, TOML: all.Shared}}
+	files = append(files, all.Jails...)
+	file := func(j *fail2ban.Converted) convertedFile {
+		if c.Out == "" {
+			return convertedFile{TOML: string(j.TOML)}
+		}
+		return convertedFile{File: filepath.Join(c.Out, jails.JailFolder, j.Name+".toml")}
+	}
+	res := conversion{Defaults: file(files[0]), Jails: []convertedJail{}, Failed: []failedJail{}, Disabled: []string{}}
 	res.Disabled = append(res.Disabled, all.Disabled...)
 	for _, f := range all.Failed {
 		res.Failed = append(res.Failed, failedJail{f.Name, f.Err.Error()})
 	}
 	for _, j := range all.Jails {
-		x := convertedJail{Name: j.Name, Notes: []string{}}
+		x := convertedJail{Name: j.Name, convertedFile: file(j), Notes: []string{}}
 		for _, n := range j.Notes {
 			x.Notes = append(x.Notes, n.String())
-		}
-		if c.Out == "" {
-			x.TOML = string(j.TOML)
-		} else {
-			x.File = filepath.Join(c.Out, jails.JailFolder, j.Name+".toml")
 		}
 		res.Jails = append(res.Jails, x)
 	}
 	if c.Out != "" {
-		if err := c.write(all.Jails); err != nil {
+		if err := c.write(files); err != nil {
 			return err
 		}
 	}
 	if err := a.print(res, func(w io.Writer) { c.report(a, w, res) }); err != nil {
 		return err
+	}
+	if c.Out != "" {
+		// What stood in the folder before may not go together with it.
+		if _, problems := jails.Load(jaild.FS, c.Out); len(problems) > 0 {
+			return usageError{fmt.Errorf("%s is written, but can't be used yet:\n%w", c.Out, problems)}
+		}
 	}
 	if len(res.Failed) > 0 {
 		return errReported
@@ -115,15 +142,21 @@ func (c *convertCmd) write(list []*fail2ban.Converted) error {
 // report tells what came of it: files on standard output, and what was left
 // out beside them.
 func (c *convertCmd) report(a *app, w io.Writer, res conversion) {
-	for i, j := range res.Jails {
-		if c.Out == "" {
-			if i > 0 {
-				fmt.Fprintln(w)
-			}
-			fmt.Fprint(w, printableLines(j.TOML))
-		} else {
-			fmt.Fprintf(w, "%s\n", printable(j.File))
+	show := func(f convertedFile, first bool) {
+		switch {
+		case c.Out != "":
+			fmt.Fprintf(w, "%s\n", printable(f.File))
+		case first:
+			fmt.Fprint(w, printableLines(f.TOML))
+		default:
+			fmt.Fprint(w, "\n"+printableLines(f.TOML))
 		}
+	}
+	show(res.Defaults, true)
+	for _, j := range res.Jails {
+		show(j.convertedFile, false)
+	}
+	for _, j := range res.Jails {
 		for _, n := range j.Notes {
 			a.warn("jail %s: %s", j.Name, n)
 		}
@@ -133,5 +166,9 @@ func (c *convertCmd) report(a *app, w io.Writer, res conversion) {
 	}
 	if n := len(res.Disabled); n > 0 {
 		a.warn("%s not enabled in fail2ban and left out (--all writes them too)", plural(n, "jail"))
+	}
+	a.warn("%s converted; xdpban's built-in jails are switched off in %s.toml, so that only fail2ban's run", plural(len(res.Jails), "jail"), sharedFile)
+	if c.Out != "" {
+		a.warn("next: xdpban --config %s check", printable(c.Out))
 	}
 }

@@ -3,8 +3,10 @@ package fail2ban
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -34,6 +36,10 @@ type Converted struct {
 
 // Conversion is a whole configuration as xdpban has it.
 type Conversion struct {
+	// Shared is the file that goes with the jails' own: what [DEFAULT] says
+	// for all of them, and xdpban's built-in jails switched off, for only
+	// those are to run that fail2ban ran.
+	Shared   []byte
 	Jails    []*Converted
 	Disabled []string // jails that are not enabled, and are not converted
 	Failed   []Failed
@@ -48,51 +54,148 @@ type Failed struct {
 func (f Failed) Error() string { return "jail " + f.Name + ": " + f.Err.Error() }
 
 // ConvertAll converts every enabled jail; all: the others as well. A jail that can't be converted doesn't keep
-// the others from it; the error is one that leaves no jail at all.
-func (t *Tree) ConvertAll(all bool) (*Conversion, error) {
+// the others from it; the error is one that leaves no jail at all. builtIn are
+// the names of xdpban's own jails.
+func (t *Tree) ConvertAll(all bool, builtIn []string) (*Conversion, error) {
 	names, err := t.JailNames()
 	if err != nil {
 		return nil, err
 	}
 	c := &Conversion{}
+	var taken []*Jail
 	for _, n := range names {
 		j, err := t.Jail(n, all)
 		if err == nil && !j.Enabled && !all {
 			c.Disabled = append(c.Disabled, n)
 			continue
 		}
-		var out *Converted
 		if err == nil {
-			out, err = t.Convert(j)
+			_, err = t.Convert(j)
 		}
 		if err != nil {
 			c.Failed = append(c.Failed, Failed{n, err})
 			continue
 		}
-		c.Jails = append(c.Jails, out)
+		taken = append(taken, j)
 	}
+	shared := t.shared(taken)
+	for _, j := range taken {
+		w := t.writer(j)
+		w.shared = shared
+		if err := w.write(t); err != nil {
+			return nil, err // it was none without shared
+		}
+		c.Jails = append(c.Jails, &Converted{j.Name, []byte(w.out.String()), w.notes})
+	}
+	c.Shared = c.sharedFile(shared, builtIn)
 	return c, nil
 }
 
 // Convert writes a jail as a file for jail.d. Its error says which option
 // can't be carried over at all, and why.
 func (t *Tree) Convert(j *Jail) (*Converted, error) {
-	w := writer{jail: j, dir: t.dir, exists: t.exists}
+	w := t.writer(j)
 	if err := w.write(t); err != nil {
 		return nil, err
 	}
 	return &Converted{j.Name, []byte(w.out.String()), w.notes}, nil
 }
 
+func (t *Tree) writer(j *Jail) *writer {
+	return &writer{jail: j, dir: t.dir, fsys: t.fsys, exists: t.exists}
+}
+
+// sharedKeys are written once for all jails if [DEFAULT] has them. The value
+// is what a jail says that has them not.
+var sharedKeys = []struct{ key, not string }{
+	{"maxretry", ""}, {"findtime", ""}, {"bantime", ""}, {"increment", "false"},
+	{"usedns", `"no"`}, {"ignoreip", "[]"}, {"ignoreself", "true"}, {"ignorecommand", "[]"}, {"ignorecache", ""},
+}
+
+// shared gives what [DEFAULT] says of sharedKeys. What is wrong with it is
+// told by each jail that has it.
+func (t *Tree) shared(taken []*Jail) map[string]string {
+	values := func(j *Jail) map[string]string {
+		w := t.writer(j)
+		w.limits()
+		w.ignored()
+		if w.err != nil {
+			return nil
+		}
+		m := map[string]string{}
+		for _, r := range w.rows {
+			if slices.ContainsFunc(sharedKeys, func(k struct{ key, not string }) bool { return k.key == r.key }) {
+				m[r.key] = r.value
+			}
+		}
+		return m
+	}
+	options, err := readJailOptions(t.jails, "DEFAULT")
+	if err != nil {
+		return nil
+	}
+	dns, _ := options.Get("usedns")
+	shared := values(&Jail{Name: "DEFAULT", Options: options, Filter: &Filter{UseDNS: dns}})
+	for _, j := range taken {
+		// A table of one jail would be filled up from the shared one, and
+		// answers are kept of a command.
+		own := values(j)
+		if i := own["increment"]; i != "" && i != shared["increment"] {
+			delete(shared, "increment")
+		}
+		if t.writer(j).watchesBans() {
+			continue // it asks nobody
+		}
+		if own["ignorecommand"] != shared["ignorecommand"] || own["ignorecache"] != shared["ignorecache"] {
+			delete(shared, "ignorecommand")
+			delete(shared, "ignorecache")
+		}
+	}
+	return shared
+}
+
+func (c *Conversion) sharedFile(shared map[string]string, builtIn []string) []byte {
+	w := &writer{}
+	w.comment("What fail2ban's [DEFAULT] says, for all jails that don't say otherwise.")
+	w.out.WriteString("[defaults]\n")
+	for _, k := range sharedKeys {
+		if v, ok := shared[k.key]; ok {
+			w.key(k.key, v)
+		}
+	}
+	w.flush()
+	var off []string
+	for _, name := range builtIn {
+		if !slices.ContainsFunc(c.Jails, func(j *Converted) bool { return j.Name == name }) {
+			off = append(off, name)
+		}
+	}
+	if len(off) > 0 {
+		w.line()
+		w.comment("xdpban's built-in jails, switched off: what fail2ban ran runs, and nothing else.")
+		w.comment("Without its line, a jail runs where what it reads is there.")
+		w.out.WriteString("[jail]\n")
+		for _, name := range off {
+			w.key(tomlKey(name)+".enabled", "false")
+		}
+		w.flush()
+	}
+	return []byte(w.out.String())
+}
+
 type writer struct {
 	jail   *Jail
-	dir    string            // fail2ban's folder
+	dir    string // fail2ban's folder
+	fsys   fs.FS
 	exists func(string) bool // a file of this path
+	shared map[string]string // keys and values that are written elsewhere
 	out    strings.Builder
-	rows   [][2]string // keys of the block at hand
+	rows   []row // of the block at hand
 	notes  []Note
 	err    error
 }
+
+type row struct{ key, value, comment string }
 
 func (w *writer) write(t *Tree) error {
 	j := w.jail
@@ -105,8 +208,8 @@ func (w *writer) write(t *Tree) error {
 	blocked := t.blocked(j)
 	w.notes = append(w.notes, blocked.notes...)
 
-	w.comment("From fail2ban's jail [%s] with the filter %s", j.Name, filterLine(j.Filter))
-	w.comment("(%s).", j.Filter.Origins["failregex"].File)
+	w.comment("fail2ban's jail [%s] with the filter %s", j.Name, filterLine(j.Filter))
+	w.comment("of %s.", j.Filter.Origins["failregex"].File)
 	fmt.Fprintf(&w.out, "[jail.%s]\n", tomlKey(j.Name))
 	switch {
 	case !j.Enabled:
@@ -119,7 +222,7 @@ func (w *writer) write(t *Tree) error {
 		w.key("enabled", "false", "none of its actions blocks: in fail2ban it bans nobody")
 		w.note("action", "no action of this jail blocks, so it is written with enabled = false")
 	}
-	w.key("extends", "false", "takes nothing from a jail of this name that xdpban ships")
+	w.key("extends", "false", "takes nothing from a built-in jail of this name")
 	w.line()
 	if w.watchesBans() {
 		w.key("watches", `"bans"`, "fail2ban reads its own log for these")
@@ -175,8 +278,13 @@ func (w *writer) source() {
 			if i := strings.LastIndexByte(l, ' '); i >= 0 {
 				file, where = strings.TrimSpace(l[:i]), l[i+1:]
 			}
-			if where == "tail" {
-				w.note("logpath", "tail of "+file+" is not carried over: xdpban goes on where it stopped reading")
+			// xdpban begins at a file's end anyway, and later goes on where it
+			// stopped: head and tail say nothing that is left to say.
+			if where != "head" && where != "tail" {
+				file = l
+			}
+			if found, err := fs.Glob(w.fsys, strings.TrimPrefix(file, "/")); err == nil && len(found) == 0 {
+				w.note("logpath", file+" is not there: it is read once it is; if the program logs to the journal only, set backend = systemd for the jail and convert again")
 			}
 			files = append(files, file)
 		}
@@ -199,12 +307,6 @@ func (w *writer) source() {
 			w.fail("logencoding", err.Error())
 		}
 		w.key("encoding", tomlString(enc))
-	}
-	switch w.jail.Filter.UseDNS {
-	case "yes", "warn":
-		w.key("usedns", tomlString(w.jail.Filter.UseDNS))
-	case "raw":
-		w.note("usedns", "raw is not carried over: what is no address can't be banned")
 	}
 }
 
@@ -270,6 +372,19 @@ func (w *writer) limits() {
 
 	if on, _ := o.Get("bantime.increment"); on == "True" {
 		w.increment()
+	} else {
+		w.without("increment")
+	}
+	switch dns := w.jail.Filter.UseDNS; {
+	case w.watchesBans():
+		// There are no names in bans.
+	case dns == "yes" || dns == "warn":
+		w.key("usedns", tomlString(dns))
+	case dns == "raw":
+		w.note("usedns", "raw is not carried over: what is no address can't be banned")
+		w.without("usedns")
+	default:
+		w.without("usedns")
 	}
 	if m, ok := o.Get("maxmatches"); ok && m != orElse(o, "maxretry", "3") {
 		n, _ := strconv.Atoi(m)
@@ -408,9 +523,13 @@ func (w *writer) ignored() {
 	}
 	if len(list) > 0 {
 		w.key("ignoreip", tomlList(list))
+	} else {
+		w.without("ignoreip")
 	}
 	if v, ok := o.Get("ignoreself"); ok && v == "False" {
 		w.key("ignoreself", "false")
+	} else {
+		w.without("ignoreself")
 	}
 	w.ignoreCommand()
 }
@@ -421,7 +540,8 @@ func (w *writer) ignored() {
 func (w *writer) ignoreCommand() {
 	command, _ := w.jail.Options.Get("ignorecommand")
 	if command == "" {
-		return // and nothing that ignorecache could keep
+		w.without("ignorecommand") // and nothing that ignorecache could keep
+		return
 	}
 	if w.watchesBans() {
 		w.note("ignorecommand", "is not asked in this jail: it was asked ahead of each of the bans that it counts")
@@ -556,9 +676,12 @@ func (w *writer) patterns() {
 		for _, d := range dates {
 			w.compiles("datepattern", matcher.Filter{Failregex: []string{"^<ADDR>$"}, DatePattern: []string{d}})
 		}
-		if len(dates) == 1 {
-			w.key("datepattern", tomlString(dates[0]))
-		} else {
+		switch {
+		case len(dates) == 1 && dates[0] == "{^LN-BEG}":
+			w.key("datepattern", tomlPattern(dates[0]), "a date of any usual form, at the start of the line only")
+		case len(dates) == 1:
+			w.key("datepattern", tomlPattern(dates[0]))
+		default:
 			w.list("datepattern", dates)
 		}
 	}
@@ -577,7 +700,10 @@ func (w *writer) patterns() {
 		w.compiles("ignoreregex", matcher.Filter{Failregex: []string{"^<ADDR>$"}, Ignoreregex: []string{p}})
 	}
 	if f.Prefregex != "" {
-		w.key("prefregex", tomlString(m.Prefregex))
+		w.line()
+		w.comment("What a line must look like; the patterns see its <F-CONTENT>.")
+		w.key("prefregex", tomlPattern(m.Prefregex))
+		w.line()
 	}
 	w.list("failregex", hostTags(f.Failregex, plain))
 	w.list("ignoreregex", hostTags(f.Ignoreregex, plain))
@@ -650,17 +776,23 @@ func (w *writer) fail(option, reason string) {
 // line ends a block of keys and leaves a blank line.
 func (w *writer) line() {
 	w.flush()
-	w.out.WriteByte('\n')
+	if !strings.HasSuffix(w.out.String(), "\n\n") {
+		w.out.WriteByte('\n')
+	}
 }
 
 // flush writes the keys of a block, their values lined up.
 func (w *writer) flush() {
 	width := 0
 	for _, r := range w.rows {
-		width = max(width, len(r[0]))
+		width = max(width, len(r.key))
 	}
 	for _, r := range w.rows {
-		fmt.Fprintf(&w.out, "%-*s = %s\n", width, r[0], r[1])
+		fmt.Fprintf(&w.out, "%-*s = %s", width, r.key, r.value)
+		if r.comment != "" {
+			w.out.WriteString(" # " + r.comment)
+		}
+		w.out.WriteByte('\n')
 	}
 	w.rows = nil
 }
@@ -675,11 +807,23 @@ func (w *writer) comment(format string, args ...any) {
 	w.out.WriteString("# " + text + "\n")
 }
 
+// key writes a key, unless it is written elsewhere for all jails.
 func (w *writer) key(name, value string, comment ...string) {
-	for _, c := range comment {
-		value += " # " + c
+	if w.shared[name] != value {
+		w.rows = append(w.rows, row{name, value, strings.Join(comment, "; ")})
 	}
-	w.rows = append(w.rows, [2]string{name, value})
+}
+
+// without says that the jail hasn't what all jails have.
+func (w *writer) without(name string) {
+	if _, ok := w.shared[name]; !ok {
+		return
+	}
+	for _, k := range sharedKeys {
+		if k.key == name {
+			w.key(name, k.not)
+		}
+	}
 }
 
 // list writes texts one a line; nothing for none.
@@ -690,7 +834,7 @@ func (w *writer) list(name string, texts []string) {
 	w.flush()
 	w.out.WriteString(name + " = [\n")
 	for _, s := range texts {
-		w.out.WriteString("  " + tomlString(s) + ",\n")
+		w.out.WriteString("  " + tomlPattern(s) + ",\n")
 	}
 	w.out.WriteString("]\n")
 }
@@ -713,6 +857,15 @@ func tomlKey(s string) string {
 		return s
 	}
 	return tomlBasic(s)
+}
+
+// tomlPattern writes a pattern in the form that leaves backslashes and quotes
+// alone, if there is one for it: those below each other then look alike.
+func tomlPattern(s string) string {
+	if quoted := tomlString(s); quoted != `"`+s+`"` || strings.Contains(s, "'") {
+		return quoted
+	}
+	return "'" + s + "'"
 }
 
 // tomlString writes a text as one would by hand: plain ones in double

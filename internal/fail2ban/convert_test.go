@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/BurntSushi/toml"
@@ -30,11 +31,12 @@ func abs(t testing.TB, dir string) string {
 // with every option in it.
 func TestConvert(t *testing.T) {
 	dir := abs(t, "testdata/full")
-	c, err := Open(os.DirFS("/"), dir).ConvertAll(false)
+	c, err := Open(os.DirFS("/"), dir).ConvertAll(false, []string{"recidive", "sshd", "x.y"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got strings.Builder
+	fmt.Fprintf(&got, "-- shared --\n%s", c.Shared)
 	for _, j := range c.Jails {
 		fmt.Fprintf(&got, "-- %s.toml --\n%s", j.Name, j.TOML)
 		for _, n := range j.Notes {
@@ -88,6 +90,9 @@ func TestConvert(t *testing.T) {
 	if o := j("own-script"); o.Observe || o.IgnoreCommand[0] != dir+"/spare" || o.IgnoreCache.Time != time.Hour || !j("shell").Observe || !j("unknown-tag").Observe {
 		t.Errorf("own-script %+v, shell or unknown-tag", o)
 	}
+	if j("sshd").Enabled || j("x.y").Enabled {
+		t.Error("built-in jails are on beside fail2ban's")
+	}
 	if !j("recidive").WatchesBans || j("mails-only").Enabled || j("opens").Enabled || !j("own-action").Enabled {
 		t.Error("recidive, mails-only, opens or own-action is wrong")
 	}
@@ -97,7 +102,7 @@ func TestConvert(t *testing.T) {
 // xdpban takes, with nothing left out but what is named here.
 func TestConvertStock(t *testing.T) {
 	installed(t)
-	c, err := Open(os.DirFS("/"), stockDir).ConvertAll(true)
+	c, err := Open(os.DirFS("/"), stockDir).ConvertAll(true, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,16 +112,30 @@ func TestConvertStock(t *testing.T) {
 	for _, j := range c.Jails {
 		for _, n := range j.Notes {
 			keeps := n.Option == "ignorecommand" && strings.Contains(n.Text, "keep it, or a copy of it")
-			if !keeps && j.Name != "pass2allow-ftp" {
+			missing := n.Option == "logpath" && strings.Contains(n.Text, "is not there")
+			if !keeps && !missing && j.Name != "pass2allow-ftp" {
 				t.Errorf("jail %s: %s", j.Name, n)
 			}
 		}
 	}
-	if conf := load(t, c); len(conf.Jails) != len(c.Jails) {
+	if conf := load(t, c); len(conf.Jails) != len(c.Jails)+1 { // and the built-in x.y
 		t.Errorf("%d jails converted, %d loaded", len(c.Jails), len(conf.Jails))
 	}
 	t.Logf("%d jails converted and loaded", len(c.Jails))
 }
+
+// builtIn are what xdpban has of its own, in these tests.
+var builtIn = fstest.MapFS{"own.toml": {Data: []byte(`
+[jail.sshd]
+files     = ["/var/log/auth.log"]
+failregex = ['^refused <ADDR>$']
+[jail.recidive]
+watches   = "bans"
+["jail"."x.y"]
+enabled   = "auto"
+files     = ["/var/log/xy.log"]
+failregex = ['^refused <ADDR>$']
+`)}}
 
 // load reads a conversion as xdpban does.
 func load(t *testing.T, c *Conversion) *jails.Config {
@@ -125,12 +144,13 @@ func load(t *testing.T, c *Conversion) *jails.Config {
 	if err := os.Mkdir(filepath.Join(dir, jails.JailFolder), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, j := range c.Jails {
+	files := append([]*Converted{{Name: "00-defaults", TOML: c.Shared}}, c.Jails...)
+	for _, j := range files {
 		if err := os.WriteFile(filepath.Join(dir, jails.JailFolder, j.Name+".toml"), j.TOML, 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	conf, problems := jails.Load(nil, dir)
+	conf, problems := jails.Load(builtIn, dir)
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}

@@ -19,7 +19,7 @@ func generate(end time.Time, span time.Duration) map[string]string {
 		at   time.Time
 		text string
 	}
-	var auth, web, mail []line
+	var auth, web, mail, app []line
 	begin := end.Add(-span).Truncate(time.Second)
 	syslog := func(to *[]line, at time.Time, tag, format string, args ...any) {
 		*to = append(*to, line{at, at.Format("Jan _2 15:04:05") + " host " + tag + ": " + fmt.Sprintf(format, args...)})
@@ -80,6 +80,10 @@ func generate(end time.Time, span time.Duration) map[string]string {
 			nginx(at, addr, `open() "/var/www/wp-login.php" failed (2: No such file or directory)`)
 		}
 	}
+	refuse := func(at time.Time, addr string) {
+		what := []string{"key", "password"}[r.IntN(2)]
+		app = append(app, line{at, at.Format(time.DateTime) + " app: " + what + " refused for " + addr})
+	}
 	users := []string{"root", "bob", "admin", "git", "x y"}
 	for i := range 90 {
 		addr := fmt.Sprintf("198.51.100.%d", i+1)
@@ -107,15 +111,22 @@ func generate(end time.Time, span time.Duration) map[string]string {
 		syslog(&mail, at, "postfix/qmgr[5]", "4F1: from=<a@example.org>, size=400, nrcpt=1 (queue active)")
 		nginx(at, "192.0.2.9", `open() "/var/www/favicon.ico" failed (2: No such file or directory)`)
 	}
+	for i := range 20 {
+		addr := fmt.Sprintf("203.0.113.%d", i+1)
+		for range 1 + r.IntN(8) {
+			refuse(begin.Add(time.Duration(r.Int64N(int64(span-20*time.Second)))).Truncate(time.Second), addr)
+		}
+	}
 	for k := range 4 {
 		at := end.Add(time.Duration(k-4) * time.Second)
 		syslog(&auth, at, "sshd[9]", "Failed password for root from %s port 22 ssh2", sentinel)
 		nginx(at, sentinel, `user "bob": password mismatch`)
+		refuse(at, sentinel)
 		nginx(at, sentinel, `open() "/var/www/wp-login.php" failed (2: No such file or directory)`)
 		syslog(&mail, at, "postfix/smtpd[9]", "NOQUEUE: reject: RCPT from unknown[%s]: 554 5.7.1 <a@example.org>: Relay access denied; from=<b@example.net> to=<a@example.org> proto=ESMTP helo=<x>", sentinel)
 	}
 	logs := map[string]string{}
-	for name, lines := range map[string][]line{"auth.log": auth, "error.log": web, "mail.log": mail} {
+	for name, lines := range map[string][]line{"auth.log": auth, "error.log": web, "mail.log": mail, "app.log": app} {
 		slices.SortStableFunc(lines, func(a, b line) int { return a.at.Compare(b.at) })
 		var b strings.Builder
 		for _, l := range lines {

@@ -24,6 +24,7 @@ const python = "/usr/bin/python3" // the interpreter of Debian's package
 
 var jailLogs = []struct{ jail, log string }{
 	{"sshd", "auth.log"}, {"nginx-http-auth", "error.log"}, {"nginx-botsearch", "error.log"}, {"postfix", "mail.log"},
+	{"helper", "app.log"},
 }
 
 // scene is a configuration and logs, for both systems.
@@ -64,6 +65,8 @@ func newScene(t *testing.T, end time.Time, span time.Duration, findtime, bantime
 	}
 	s.write(t, "fail2ban/jail.local", local)
 	s.write(t, "fail2ban/action.d/nothing.conf", "[Definition]\n")
+	// The server counts lines of <F-NOFAIL> that belong to no session.
+	s.write(t, "fail2ban/filter.d/helper.conf", "[Definition]\nfailregex = ^ app: (?:<F-NOFAIL>key</F-NOFAIL>|password) refused for <ADDR>$\n")
 	// Nothing may touch the machine's firewall: the action that the
 	// conversion knows as a blocking one does nothing here.
 	s.write(t, "fail2ban/action.d/nftables.conf", "[Definition]\n[Init]\nport = 0\n")
