@@ -29,7 +29,8 @@ char _license[] SEC("license") = "Dual MIT/GPL";
 
 /* bpf_ktime_get_coarse_ns came with Linux 5.11; it costs a fifth. */
 volatile const bool coarse_clock;
-/* bpf_xdp_get_buff_len and multi-buffer packets came with Linux 5.18. */
+/* Multi-buffer packets came with Linux 5.18, and bpf_xdp_get_buff_len and
+ * bpf_xdp_load_bytes with them. */
 volatile const bool multi_buffer;
 /* What is in use: bits of enum feature. */
 volatile const enum feature features;
@@ -516,7 +517,8 @@ static __always_inline enum outcome judge(struct xdp_md *ctx, __u64 bytes)
 static __always_inline void take_sample(struct xdp_md *ctx, enum outcome o, __u64 bytes)
 {
 	struct sample *s;
-	__u32 taken = bytes < SAMPLE_BYTES ? bytes : SAMPLE_BYTES;
+	__u64 taken = bytes < SAMPLE_BYTES ? bytes : SAMPLE_BYTES;
+	long err;
 
 	if (sampling > 1 && bpf_get_prandom_u32() % sampling)
 		return;
@@ -527,11 +529,15 @@ static __always_inline void take_sample(struct xdp_md *ctx, enum outcome o, __u6
 	s->ifindex = ctx->ingress_ifindex;
 	s->length = bytes;
 	s->outcome = o;
-	s->taken = 0;
-	/* The verifier wants to see the bounds. */
+	/* The verifier has to see the bounds, also that of Linux 6.1, which
+	 * doesn't take them from a comparison here. */
 	asm volatile("" : "+r"(taken));
-	if (taken >= 1 && taken <= SAMPLE_BYTES && !bpf_xdp_load_bytes(ctx, 0, s->data, taken))
-		s->taken = taken;
+	taken = ((taken - 1) & (SAMPLE_BYTES - 1)) + 1;
+	if (multi_buffer)
+		err = bpf_xdp_load_bytes(ctx, 0, s->data, taken);
+	else
+		err = bpf_probe_read_kernel(s->data, taken, (void *)(long)ctx->data);
+	s->taken = err ? 0 : taken;
 	bpf_ringbuf_submit(s, 0);
 }
 
