@@ -53,11 +53,11 @@ func newVeth(t *testing.T, name string) *veth {
 	v := &veth{name: name, peer: int(peerNS.Fd()), here: int(hereNS.Fd())}
 
 	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: "peer0", PeerNamespace: netlink.NsFd(v.peer)}))
-	here, err := netlink.NewHandle()
+	here, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	must(t, err)
 	setUp(t, here, name, hostEnd, hostEnd6)
 	v.inPeer(t, func() {
-		v.nl, err = netlink.NewHandle()
+		v.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 		must(t, err)
 		setUp(t, v.nl, "peer0", peerEnd, peerEnd6)
 	})
@@ -231,6 +231,7 @@ func TestGenericFallback(t *testing.T) {
 
 // TestJumboMTU: without xdp.frags the driver would refuse this.
 func TestJumboMTU(t *testing.T) {
+	needLinux(t, 5, 18, "native XDP with packets of several buffers")
 	v := newVeth(t, "xdpt0")
 	dev, err := v.nl.LinkByName("peer0")
 	must(t, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
 )
 
 // The benchmarks run programs in the kernel by BPF_PROG_TEST_RUN and report
@@ -54,10 +55,13 @@ func scrambled(b testing.TB, next *ebpf.Program, at int16) *ebpf.Program {
 // returns is the empty program.
 func returns(b testing.TB, verdict int32) *ebpf.Program {
 	b.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "MIT", Flags: 0x20,
+	spec := &ebpf.ProgramSpec{
+		Type: ebpf.XDP, AttachType: ebpf.AttachXDP, License: "MIT", Flags: unix.BPF_F_XDP_HAS_FRAGS,
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
-	})
+	}
+	_, err := fitFragments(spec)
+	must(b, err)
+	p, err := ebpf.NewProgram(spec)
 	must(b, err)
 	b.Cleanup(func() { p.Close() })
 	return p

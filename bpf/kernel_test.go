@@ -2,6 +2,7 @@ package bpf
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -25,6 +26,22 @@ func needKernel(t testing.TB) {
 		t.Fatal("needs root")
 	}
 	t.Skip("needs root")
+}
+
+// needLinux skips what an older kernel doesn't offer. test/gate accepts such a
+// skip, also in CI: the kernel's release is a fact.
+func needLinux(t testing.TB, major, minor int, what string) {
+	t.Helper()
+	var u unix.Utsname
+	must(t, unix.Uname(&u))
+	release := unix.ByteSliceToString(u.Release[:])
+	var x, y int
+	if _, err := fmt.Sscanf(release, "%d.%d", &x, &y); err != nil {
+		t.Fatalf("Linux %s: %v", release, err)
+	}
+	if x < major || x == major && y < minor {
+		t.Skipf("needs Linux %d.%d for %s; this is Linux %s", major, minor, what, release)
+	}
 }
 
 // bpffs mounts a bpffs of the test's own.

@@ -183,6 +183,7 @@ func TestTruncated(t *testing.T) {
 // TestJumbo sends a frame of several buffers: it is dropped, and counted
 // with all its bytes.
 func TestJumbo(t *testing.T) {
+	needLinux(t, 5, 18, "packets of several buffers")
 	b := open(t, Options{})
 	mustAdd(t, b, forever("192.0.2.66"))
 	f := frame(eth(etherIP4), ip4("192.0.2.66", ip4opt{proto: udp}, make([]byte, 8900)...))

@@ -96,6 +96,9 @@ func loadStage(path string, pipeline *ebpf.Map, next int) (*ebpf.Program, error)
 	if name == "" {
 		return nil, errors.New("it has no XDP program")
 	}
+	if _, err := fitFragments(spec.Programs[name]); err != nil {
+		return nil, err
+	}
 	if v := spec.Variables["next_slot"]; v != nil {
 		if err := v.Set(uint32(next)); err != nil {
 			return nil, fmt.Errorf("set next_slot: %w", err)

@@ -96,12 +96,9 @@ func (b *Blocklist) load(meta kernMeta, slot uint32) (*ebpf.Program, error) {
 	if err != nil {
 		return nil, err
 	}
-	multiBuffer, err := hasHelper(asm.FnXdpGetBuffLen)
+	multiBuffer, err := fitFragments(spec.Programs[kernProgXdpban])
 	if err != nil {
 		return nil, err
-	}
-	if !multiBuffer {
-		spec.Programs[kernProgXdpban].Flags &^= unix.BPF_F_XDP_HAS_FRAGS
 	}
 
 	var probes4 [31]kernProbe4
@@ -197,6 +194,16 @@ func mask(zero netip.Addr, n int) netip.Prefix {
 	}
 	addr, _ := netip.AddrFromSlice(a)
 	return netip.PrefixFrom(addr, zero.BitLen())
+}
+
+// fitFragments loads a program without support for packets of several buffers
+// where the kernel, before Linux 5.18, has none.
+func fitFragments(p *ebpf.ProgramSpec) (multiBuffer bool, err error) {
+	multiBuffer, err = hasHelper(asm.FnXdpGetBuffLen)
+	if err == nil && !multiBuffer {
+		p.Flags &^= unix.BPF_F_XDP_HAS_FRAGS
+	}
+	return multiBuffer, err
 }
 
 func hasHelper(fn asm.BuiltinFunc) (bool, error) {

@@ -34,6 +34,17 @@ func TestASkipFailsOnlyInCI(t *testing.T) {
 	}
 }
 
+func TestAnOldKernelMaySkip(t *testing.T) {
+	var out strings.Builder
+	tally := newTally(&out, true)
+	if err := tally.read(strings.NewReader(strings.Replace(run, "needs root", "needs Linux 5.18 for large packets; this is Linux 5.10.0", 1))); err != nil {
+		t.Fatal(err)
+	}
+	if !tally.close() {
+		t.Errorf("refused:\n%s", &out)
+	}
+}
+
 func TestFailures(t *testing.T) {
 	for name, run := range map[string]string{
 		"a test fails":       `{"Action":"output","Package":"p","Test":"TestA","Output":"boom\n"}` + "\n" + `{"Action":"fail","Package":"p","Test":"TestA"}`,
