@@ -25,6 +25,7 @@ DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpas
 DEPS_BUILD  := clang-14 llvm-14 clang-format-14 libbpf-dev
 DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban gcc libc6-dev nginx-light rsyslog xz-utils zstd
 DEPS_SYSTEM := $(DEPS_DEMO) debootstrap systemd-container
+DEPS_KERNEL := $(DEPS_BUILD) cpio iproute2 iputils-ping qemu-system-x86 tcpdump util-linux xdp-tools xz-utils
 
 # Installs what is missing of the packages given, and asks for nothing when
 # all are there.
@@ -145,3 +146,46 @@ test-system: ## install, attack, crash, upgrade, reboot and purge on a whole Deb
 	$(MAKE) package DIST=.cache/debs/next VERSION=$(VERSION)+next
 	$(MAKE) package DIST=.cache/debs/this
 	XDPBAN_TEST_ROOT=$(abspath $(ROOT)) XDPBAN_TEST_DEBS=$(abspath .cache/debs) $(GO) test -count=1 -v -timeout 15m ./test/system
+
+# Kernels to test on, by the Debian release whose package they are: the oldest
+# that we support, Debian 12's own, and a newer one.
+KERNELS := bullseye bookworm trixie
+.cache/kernels/%/.made:
+	rm -rf $(@D)
+	mkdir -p $(@D)/lists/partial
+	@cd $(@D); \
+	mirror=$$(apt-get indextargets --format '$$(REPO_URI)' 'Created-By: Packages' 'Label: Debian' 'Component: main' | head -n 1); \
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $$mirror $* main" >sources.list; \
+	for o in Dir::Etc::sourcelist=$$PWD/sources.list Dir::Etc::sourceparts=- Dir::State::lists=$$PWD/lists \
+		Dir::Cache::pkgcache= Dir::Cache::srcpkgcache= Acquire::Languages=none APT::Sandbox::User=root; do \
+		echo "$${o%%=*} \"$${o#*=}\";"; \
+	done >apt.conf; \
+	export APT_CONFIG=$$PWD/apt.conf; \
+	apt-get -qq update; \
+	apt-get -qq download $$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.* Depends: //p'); \
+	dpkg-deb -x linux-image-*.deb .; \
+	rm -r linux-image-*.deb lists
+	touch $@
+
+# An object of the example for a machine without a compiler, and what boots
+# that machine.
+.cache/kernels/synlimit.o: bpf/example/synlimit.bpf.c
+	mkdir -p $(@D)
+	$(CLANG) -O2 -g -Wall -Werror -target bpf -idirafter /usr/include/x86_64-linux-gnu -c $< -o $@
+
+.PHONY: .cache/kernels/boot
+.cache/kernels/boot:
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -o $@ ./test/kernels
+
+.PHONY: test-kernels
+test-kernels: ## run the tests of the packet path on older and newer kernels, in an emulated machine
+	$(call need,$(DEPS_KERNEL))
+	$(MAKE) $(KERNELS:%=.cache/kernels/%/.made) .cache/kernels/synlimit.o .cache/kernels/boot
+	$(GO) build -buildvcs=false -o .cache/kernels/gate ./test/gate
+	export CI=true CGO_ENABLED=0 XDPBAN_TEST_SYNLIMIT=$(abspath .cache/kernels/synlimit.o); \
+	for k in $(KERNELS); do \
+		boot="$(abspath .cache/kernels/boot) $(abspath .cache/kernels)/$$k"; \
+		echo; echo "The package of $$k: Linux $$(cd .cache/kernels/$$k/boot; ls vmlinuz-* | sed s/vmlinuz-//)"; \
+		.cache/kernels/gate -exec "$$boot" -count=1 -timeout 30m ./bpf; \
+		.cache/kernels/gate -exec "$$boot" -count=1 -timeout 30m -run '^TestKernelScripts$$' ./cmd/xdpban; \
+	done

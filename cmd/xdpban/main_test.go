@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -26,6 +27,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"xdpban":     main,
 		"fakedaemon": fakeDaemonMain,
+		"knock":      knockMain,
 	})
 }
 
@@ -117,6 +119,19 @@ func inNamespace(suffix string) func(*testscript.TestScript, bool, []string) {
 		if !neg && err != nil {
 			ts.Fatalf("%v", err)
 		}
+	}
+}
+
+// knockMain tries to reach NETWORK ADDRESS, and fails if a TCP connection
+// isn't made in a short while.
+func knockMain() {
+	c, err := net.DialTimeout(os.Args[1], os.Args[2], 500*time.Millisecond)
+	if err == nil {
+		_, err = c.Write([]byte("x"))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
 	}
 }
 
