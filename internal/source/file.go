@@ -9,10 +9,10 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"sync/atomic"
 	"time"
 
@@ -22,9 +22,6 @@ import (
 // linger is how long a rotated file must have been quiet before it is closed,
 // if it was deleted or is no longer the latest one.
 const linger = time.Minute
-
-// maxDone is how many rotated files a stream remembers to have read.
-const maxDone = 16
 
 // FilesOptions says which files to follow.
 type FilesOptions struct {
@@ -145,6 +142,7 @@ type reader struct {
 	queue   []*stream // those that have something to read, in turn
 	leaving []*file   // rotated files that are closed once they are quiet
 	deaf    bool      // some file can't be watched
+	begun   int64     // Unix nanoseconds
 	buf     []byte
 }
 
@@ -155,17 +153,12 @@ type stream struct {
 	// if live is set.
 	files []*file
 	live  bool
-	// alias is the file the pathname leads to that is another stream's
-	// rotated one: a glob caught it. It is read there.
-	alias fileID
-	// modified is that of the last file that was dropped.
-	modified int64
 	// stored is the position to go on from, while the pathname can't be read.
 	stored *Position
-	// done are the first bytes of the last files that were read to their end
-	// and closed.
-	done    [][]byte
-	older   []Position // positions of all files but the last; nil: make anew
+	// known are the positions of the last files that were read to their end
+	// and closed, oldest first.
+	known   []Position
+	older   []Position // those, and of all files but the last; nil: make anew
 	queued  bool
 	problem string // told already
 }
@@ -177,13 +170,11 @@ type file struct {
 	id fileID
 	wd int // -1: not watched
 
-	off      int64  // everything before it was emitted or dropped
-	start    []byte // the first bytes, of those before off
-	print    string // fingerprint of start
-	modified int64
-	since    int64 // modified, when it was last known to be empty
-	seen     int64 // how far it was looked at
-	links    uint64
+	off   int64  // everything before it was emitted or dropped
+	start []byte // the first bytes, of those before off
+	print string // fingerprint of start
+	seen  int64  // how far it was looked at
+	links uint64
 
 	pending  bool // there may be something to read
 	hole     bool // inside a hole at its start
@@ -194,7 +185,11 @@ type file struct {
 
 	packed *packed // it is compressed: read once, then closed
 	copied bool    // a copy made before the original was truncated
+	found  bool    // it was found rotated: nobody has seen it before
 }
+
+// unsure says that the file may prove to be a copy of another, made just now.
+func (f *file) unsure() bool { return f.found && f.off == 0 && f.packed == nil }
 
 // packed is the text of a compressed file.
 type packed struct {
@@ -216,47 +211,49 @@ func (r *reader) close() {
 
 // begin opens everything there is, each at its position.
 func (r *reader) begin(resume map[string]Position) error {
-	// Those with a position first and at once, so that what was rotated away
-	// from one isn't taken for another.
-	for _, path := range slices.Sorted(maps.Keys(resume)) {
-		matches := func(pattern string) bool {
-			ok, _ := filepath.Match(pattern, path)
-			return ok && path != pattern || path == pattern && !isGlob(pattern)
+	r.begun = time.Now().UnixNano()
+	paths := map[string]int{} // by the first pattern that leads there
+	for i, pattern := range slices.Backward(r.opt.Patterns) {
+		for _, path := range r.tree.walk(i) {
+			paths[path] = i
 		}
-		if p := resume[path]; slices.ContainsFunc(r.opt.Patterns, matches) {
-			s := &stream{path: path, stored: &p}
-			r.streams[path] = s
-			r.reopen(s)
+		for path := range resume {
+			// What it led to when its position was stored.
+			if ok, _ := filepath.Match(pattern, path); path == pattern && !isGlob(pattern) || ok && path != pattern {
+				paths[path] = i
+			}
 		}
 	}
-	told := map[string]bool{}
+	taken := r.byLog(slices.Sorted(maps.Keys(paths)))
+	for path := range taken {
+		if p, ok := resume[path]; ok {
+			resume[taken[path]] = resume[taken[path]].after(p)
+		}
+	}
 	for i, pattern := range r.opt.Patterns {
 		_, known := resume[pattern]
-		paths := r.tree.walk(i)
-		for path := range r.streams {
-			if ok, _ := filepath.Match(pattern, path); ok && !slices.Contains(paths, path) {
-				paths = append(paths, path) // nothing new in its place yet
-			}
-		}
-		slices.Sort(paths)
-		for _, path := range paths {
-			if told[path] {
+		for _, path := range slices.Sorted(maps.Keys(paths)) {
+			if paths[path] != i {
 				continue
 			}
-			told[path] = true
-			s := r.streams[path]
-			resumed := s != nil
-			if !resumed {
-				s = &stream{path: path}
-				r.streams[path] = s
+			if taken[path] != "" {
+				if err := r.emit(Block{Stream: path, Key: path, Arrival: time.Now()}); err != nil {
+					return err
+				}
+				continue
+			}
+			s := &stream{path: path}
+			r.streams[path] = s
+			if p, ok := resume[path]; ok {
+				s.stored = &p
+			}
+			isNew := s.stored == nil && !known && !r.opt.FromStart
+			if s.stored == nil && (!known || r.opt.FromStart) {
+				r.rememberAll(s, math.MaxInt64)
 			}
 			r.follow(s)
-			if !resumed && !known && !r.opt.FromStart {
-				if s.live {
-					r.toEnd(s.files[len(s.files)-1])
-				} else {
-					s.modified = time.Now().UnixNano()
-				}
+			if f := s.current(); isNew && f != nil {
+				r.toEnd(f)
 			}
 			if err := r.tell(s); err != nil {
 				return err
@@ -271,13 +268,53 @@ func (r *reader) begin(resume map[string]Position) error {
 	return nil
 }
 
-// reopen resumes a stored position, and says false if that has to wait: while
-// the file can't be read, its position must not be forgotten.
-func (r *reader) reopen(s *stream) bool {
-	if s.stored == nil {
-		return true
+// byLog says which of the pathnames are rotated files of another one that is
+// there or was followed, and of which: a glob such as access.log* catches
+// those too. They are read as part of their log.
+func (r *reader) byLog(paths []string) map[string]string {
+	logs := map[string]string{}
+	for _, log := range paths {
+		s := r.streams[log]
+		if _, err := os.Stat(log); err != nil && (s == nil || len(s.files) == 0) {
+			continue
+		}
+		series := seriesOf(log)
+		for _, path := range paths {
+			if path != log && series.has(path, slices.Contains(r.opt.Patterns, path)) {
+				logs[path] = log
+			}
+		}
 	}
-	current, err := idAt(s.path)
+	return logs
+}
+
+// after puts the files of an earlier position ahead of p's.
+func (p Position) after(earlier Position) Position {
+	before := earlier.Older
+	if earlier.Inode != 0 {
+		earlier.Older = nil
+		before = append(slices.Clone(before), earlier)
+	}
+	p.Older = append(slices.Clone(before), p.Older...)
+	return p
+}
+
+// rememberAll takes the rotated files there are for read, if they were last
+// written to before a time: they are older than what is followed.
+func (r *reader) rememberAll(s *stream, before int64) {
+	list := slices.DeleteFunc(siblings(s.path), func(x sibling) bool { return !x.series || x.modified >= before })
+	for _, x := range list[max(0, len(list)-maxKnown):] {
+		if print := fingerprint(x.start()); print != "" {
+			s.remember(Position{Dev: x.id.dev, Inode: x.id.ino, Born: x.id.born, Fingerprint: print})
+		}
+	}
+}
+
+// resume opens the files of the stored position, wherever they are now, and
+// says false if that has to wait: while the file can't be read, its position
+// must not be forgotten.
+func (r *reader) resume(s *stream) bool {
+	_, err := os.Stat(s.path)
 	if err == nil {
 		err = unix.Access(s.path, unix.R_OK)
 	}
@@ -285,93 +322,113 @@ func (r *reader) reopen(s *stream) bool {
 		r.complain(s, &fs.PathError{Op: "open", Path: s.path, Err: err})
 		return false
 	}
-	r.resume(s, current)
-	return true
-}
-
-// resume opens the files of the stored position, wherever they are now.
-// current is what the pathname leads to.
-func (r *reader) resume(s *stream, current fileID) {
 	p := *s.stored
 	s.stored = nil
-	s.modified = p.Modified
-	if p.Inode != 0 && p.Offset == 0 {
-		s.modified-- // it may be the time of what is unread
-	}
-	list := siblings(s.path)
-	for i, old := range append(slices.Clone(p.Older), p) {
-		if old.Inode == 0 {
-			continue
-		}
-		var f *file
-		var at sibling
-		for range 10 {
-			var ok bool
-			if at, ok = findIn(list, old); ok && r.owner(at.id, nil) == nil {
-				f = r.openAt(s, &at, old.Offset)
-			}
-			if f != nil && !isOf(old.Fingerprint, f.start) {
-				r.closeFile(f) // truncated just now
-				f, at.gone = nil, true
-			}
-			if f != nil || !at.gone && !anyGone(list) {
-				break
-			}
-			list = siblings(s.path)
-		}
-		if f != nil {
-			id := old.id()
-			f.copied = at.id != id && current == id
-			f.since = old.Modified
-			s.files = append(s.files, f)
-			continue
-		}
-		if i == len(p.Older) && old.Offset > 0 {
-			r.opt.Log.Warn("log file was deleted or truncated while nobody was reading: its last lines may be lost",
-				"file", s.path, "read_to", old.Offset)
+	var lost []lostFile
+	for _, old := range append(slices.Clone(p.Older), p) {
+		switch {
+		case old.Done:
+			s.remember(old)
+		case old.Inode != 0:
+			old.Older = nil
+			lost = append(lost, lostFile{Position: old})
 		}
 	}
+	r.scan(s, lost...)
+	return true
 }
 
 // rescan follows the pathnames of every pattern that something happened to.
 func (r *reader) rescan() error {
+	paths := map[string]bool{}
+	for path := range r.streams {
+		paths[path] = false
+	}
 	for i, pattern := range r.opt.Patterns {
 		if !r.tree.dirty[i] {
 			continue
 		}
-		var paths []string
 		for path := range r.streams {
 			if ok, _ := filepath.Match(pattern, path); ok || path == pattern {
-				paths = append(paths, path)
+				paths[path] = true
 			}
 		}
-		sort.Strings(paths)
 		for _, path := range r.tree.walk(i) {
-			if r.streams[path] == nil {
-				paths = append(paths, path)
-				r.streams[path] = &stream{path: path}
+			paths[path] = true
+		}
+	}
+	sorted := slices.Sorted(maps.Keys(paths))
+	logs := r.byLog(sorted)
+	for _, path := range sorted {
+		if log := logs[path]; log != "" && r.streams[path] != nil {
+			if err := r.join(r.streams[path], log); err != nil {
+				return err
 			}
 		}
-		for _, path := range paths {
-			s := r.streams[path]
-			if r.follow(s) {
-				if err := r.tell(s); err != nil {
-					return err
-				}
+	}
+	for _, path := range sorted {
+		if !paths[path] || logs[path] != "" {
+			continue
+		}
+		s := r.streams[path]
+		if s == nil {
+			s = &stream{path: path}
+			r.streams[path] = s
+			r.rememberAll(s, r.begun)
+		}
+		if r.follow(s) {
+			if err := r.tell(s); err != nil {
+				return err
 			}
-			if isGlob(pattern) && len(s.files) == 0 && s.alias == (fileID{}) && s.problem == "" {
-				delete(r.streams, path)
-			}
+		}
+		if !slices.Contains(r.opt.Patterns, path) && len(s.files) == 0 && s.problem == "" && s.stored == nil &&
+			!slices.ContainsFunc(siblings(path), func(x sibling) bool { return x.series }) {
+			delete(r.streams, path) // nothing is left of it
 		}
 	}
 	return nil
 }
 
+// join makes a stream part of the log that has appeared beside it, whose
+// rotated file it is.
+func (r *reader) join(s *stream, log string) error {
+	to := r.streams[log]
+	if to == nil {
+		to = &stream{path: log}
+		r.streams[log] = to
+		r.rememberAll(to, r.begun)
+	}
+	to.files = append(s.files, to.files...)
+	for _, f := range s.files {
+		f.s = to
+	}
+	if s.stored != nil {
+		p := Position{}
+		if to.stored != nil {
+			p = *to.stored
+		}
+		p = p.after(*s.stored)
+		to.stored = &p
+	}
+	to.known = append(slices.Clone(s.known), to.known...)
+	to.older = nil
+	delete(r.streams, s.path)
+	if s.queued {
+		r.queue = slices.DeleteFunc(r.queue, func(x *stream) bool { return x == s })
+	}
+	for _, f := range to.files {
+		if f.pending {
+			r.wake(f)
+		}
+	}
+	return r.emit(Block{Stream: s.path, Key: s.path, Arrival: time.Now()})
+}
+
 // follow finds out what the pathname leads to now. It says whether that has
 // changed.
 func (r *reader) follow(s *stream) bool {
-	if !r.reopen(s) {
-		return false
+	if s.stored != nil {
+		return r.resume(s)
 	}
 	info, err := os.Stat(s.path)
 	if err == nil && !info.Mode().IsRegular() {
@@ -383,57 +440,14 @@ func (r *reader) follow(s *stream) bool {
 		} else {
 			r.complain(s, err)
 		}
-		changed := s.live || s.alias != fileID{}
-		s.alias = fileID{}
+		changed := s.live
 		r.setLive(s, false)
 		return changed
 	}
-	id, err := idAt(s.path)
-	if err != nil {
-		return r.follow(s) // deleted just now
+	if id, err := idAt(s.path); err == nil && s.live && s.current().id == id {
+		return false
 	}
-	for i, f := range s.files {
-		if f.id == id && f.packed == nil {
-			if i == len(s.files)-1 && s.live {
-				return false
-			}
-			s.files = append(slices.Delete(s.files, i, i+1), f) // renamed back
-			r.setLive(s, true)
-			return true
-		}
-	}
-	if o := r.owner(id, s); o != nil {
-		changed := s.alias != id
-		s.alias = id
-		r.setLive(s, false)
-		return changed
-	}
-	f, err := r.openLive(s)
-	if err != nil {
-		r.complain(s, err)
-		r.setLive(s, false)
-		return true
-	}
-	if f.id != id {
-		r.closeFile(f) // rotated in between: it may be another stream's
-		return r.follow(s)
-	}
-	s.alias = fileID{}
-	if len(s.files) > 0 || s.modified != 0 {
-		// If reading was held up, or nobody was reading, there may have been
-		// more than one rotation.
-		var last *file
-		if n := len(s.files); n > 0 {
-			last = s.files[n-1]
-		}
-		s.files = append(s.files, r.between(s, last, s.modified, f)...)
-	}
-	s.files = append(s.files, f)
-	r.setLive(s, true)
-	if s.problem != "" {
-		r.opt.Log.Info("log file can be read again", "file", s.path)
-		s.problem = ""
-	}
+	r.scan(s)
 	return true
 }
 
@@ -464,9 +478,8 @@ func (r *reader) setLive(s *stream, live bool) {
 	s.live = live
 	s.older = nil
 	for _, f := range s.files {
-		if !live || f != s.files[len(s.files)-1] {
-			// Unread perhaps: by what else would it be known, once compressed?
-			f.setStart(f.head())
+		if f.off > 0 && (!live || f != s.files[len(s.files)-1]) {
+			f.setStart(f.head()) // it is known by it, once compressed
 		}
 		r.check(f)
 	}
@@ -484,38 +497,6 @@ func (r *reader) check(f *file) {
 		f.touched = time.Now()
 		r.leaving = append(r.leaving, f)
 	}
-}
-
-// owner returns the stream other than s that reads the file as a rotated one.
-func (r *reader) owner(id fileID, s *stream) *stream {
-	for _, o := range r.streams {
-		if o == s {
-			continue
-		}
-		for i, f := range o.files {
-			if f.id != id {
-				continue
-			}
-			if !o.live || i < len(o.files)-1 {
-				return o
-			}
-			// Renamed a moment ago, perhaps.
-			if now, err := idAt(o.path); err != nil || now != id {
-				return o
-			}
-		}
-	}
-	return nil
-}
-
-// reads says whether a stream other than s reads the file.
-func (r *reader) reads(id fileID, s *stream) bool {
-	for _, o := range r.streams {
-		if o != s && slices.ContainsFunc(o.files, func(f *file) bool { return f.id == id }) {
-			return true
-		}
-	}
-	return false
 }
 
 // openLive opens what the pathname leads to.
@@ -547,8 +528,7 @@ func (r *reader) adopt(s *stream, fd int) (*file, error) {
 		return nil, err
 	}
 	f := &file{s: s, fd: fd, id: id, touched: time.Now()}
-	f.note(&st)
-	f.since = f.modified
+	f.links = uint64(st.Nlink)
 	wd, err := r.in.watchFile(fd)
 	if err != nil {
 		wd = -1
@@ -565,11 +545,6 @@ func (r *reader) adopt(s *stream, fd int) (*file, error) {
 	return f, nil
 }
 
-func (f *file) note(st *unix.Stat_t) {
-	f.modified = st.Mtim.Nano()
-	f.links = uint64(st.Nlink)
-}
-
 // openAt opens a sibling where its text was read to. It logs and returns nil
 // if that is impossible.
 func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
@@ -581,7 +556,7 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 			}
 			return nil
 		}
-		f := &file{s: s, fd: -1, wd: -1, id: at.id, off: off, modified: at.modified, since: at.modified, links: 1}
+		f := &file{s: s, fd: -1, wd: -1, id: at.id, off: off, links: 1}
 		f.packed = &packed{path: at.path, f: osf, text: text, skip: off, head: at.start()}
 		f.packed.blocks = blocks{r: text, max: r.opt.MaxLine}
 		f.setStart(f.packed.head)
@@ -609,91 +584,6 @@ func (r *reader) openAt(s *stream, at *sibling, off int64) *file {
 	return nil
 }
 
-// between opens the rotated files of the stream that were begun after last
-// (or, if that is nil, written to after modified) and before next.
-func (r *reader) between(s *stream, last *file, modified int64, next *file) []*file {
-	known := slices.Clone(s.done)
-	for _, f := range s.files {
-		if f != next {
-			known = append(known, f.head())
-		}
-	}
-	for {
-		head := next.head()
-		known := append(known, head)
-		list := betweenIn(siblings(s.path), last, modified, next)
-		list = slices.DeleteFunc(list, func(x sibling) bool {
-			return r.reads(x.id, s) || slices.ContainsFunc(s.files, func(f *file) bool { return f.id == x.id })
-		})
-		// Those with nothing in them yet, copies of known ones, and those that
-		// are being compressed, are passed over.
-		var heads [][]byte
-		list = slices.DeleteFunc(list, func(x sibling) bool {
-			start := x.start()
-			same := func(k []byte) bool { return sameStart(k, start) }
-			if !x.gone && (len(start) == 0 || slices.ContainsFunc(known, same) || slices.ContainsFunc(heads, same)) {
-				return true
-			}
-			heads = append(heads, start)
-			return false
-		})
-		if anyGone(list) || len(head) > 0 && !sameStart(head, next.head()) {
-			continue // the latter: next was truncated meanwhile
-		}
-		var found []*file
-		for i := range list {
-			if f := r.openAt(s, &list[i], 0); f != nil {
-				found = append(found, f)
-			}
-		}
-		if anyGone(list) {
-			for _, f := range found {
-				r.closeFile(f)
-			}
-			continue
-		}
-		for i := range list {
-			r.opt.Log.Info("reading a rotated log file from its start", "file", list[i].path)
-		}
-		return found
-	}
-}
-
-// betweenIn picks them by what they follow, if last is among the files, else
-// by time.
-func betweenIn(list []sibling, last *file, modified int64, next *file) []sibling {
-	list = slices.DeleteFunc(list, func(x sibling) bool { return !x.series })
-	i := slices.IndexFunc(list, func(x sibling) bool { return x.id == next.id })
-	if id, err := idAt(next.s.path); err != nil || id != next.id {
-		i = next.in(list) // it was rotated meanwhile, and others after it
-	}
-	if i >= 0 {
-		list = list[:i]
-	}
-	if last != nil {
-		if i := last.in(list); i >= 0 {
-			return list[i+1:]
-		}
-		last.stat()
-		modified = last.modified - 1 // the kernel's clock is coarse: both may have one time
-	}
-	return slices.DeleteFunc(list, func(x sibling) bool { return x.modified <= modified })
-}
-
-// in finds the file among siblings, compressed or not; -1 if it isn't there.
-func (f *file) in(list []sibling) int {
-	if i := slices.IndexFunc(list, func(x sibling) bool { return x.id == f.id }); i >= 0 {
-		return i
-	}
-	head := f.head()
-	for i := len(list) - 1; i >= 0; i-- {
-		if sameStart(list[i].start(), head) {
-			return i
-		}
-	}
-	return -1
-}
-
 // head returns the file's first bytes, read or not.
 func (f *file) head() []byte {
 	if f.packed != nil {
@@ -707,7 +597,7 @@ func (f *file) head() []byte {
 func (f *file) stat() {
 	var st unix.Stat_t
 	if f.packed == nil && unix.Fstat(f.fd, &st) == nil {
-		f.note(&st)
+		f.links = uint64(st.Nlink)
 	}
 }
 
@@ -819,34 +709,38 @@ func (r *reader) retire(now time.Time) (next time.Time, err error) {
 	return next, nil
 }
 
-// drop is done with a rotated file.
+// drop is done with a rotated file, unless there is more in it.
 func (r *reader) drop(f *file) error {
-	s := f.s
-	r.leaving = slices.DeleteFunc(r.leaving, func(x *file) bool { return x == f })
-	s.files = slices.DeleteFunc(s.files, func(x *file) bool { return x == f })
-	s.older = nil
-	s.modified = f.modified
-	s.done = append(s.done, f.head())
-	s.done = s.done[max(0, len(s.done)-maxDone):]
-	for _, heir := range r.streams {
-		if heir.alias == f.id && f.packed == nil {
-			// A glob caught its new name: from now on it is read there.
-			heir.alias = fileID{}
-			f.s = heir
-			heir.files = append(heir.files, f)
-			r.setLive(heir, true)
-			if err := r.tell(heir); err != nil {
-				return err
-			}
-			return r.tell(s)
-		}
+	var st unix.Stat_t
+	if f.packed == nil && unix.Fstat(f.fd, &st) == nil && st.Size > f.seen {
+		f.touched = time.Now()
+		r.wake(f)
+		return nil
 	}
 	if f.half {
 		r.dropped.Add(1)
-		r.opt.Log.Warn("rotated log file ended in half a line: dropped", "file", s.path)
+		r.opt.Log.Warn("rotated log file ended in half a line: dropped", "file", f.s.path)
+	}
+	return r.finish(f)
+}
+
+// finish closes a file that was read to its end, and remembers it.
+func (r *reader) finish(f *file) error {
+	r.forget(f)
+	f.setStart(f.head())
+	if f.print != "" {
+		f.s.remember(f.position())
 	}
 	r.closeFile(f)
-	return r.tell(s)
+	return r.tell(f.s)
+}
+
+// forget takes a file out of its stream.
+func (r *reader) forget(f *file) {
+	is := func(x *file) bool { return x == f }
+	r.leaving = slices.DeleteFunc(r.leaving, is)
+	f.s.files = slices.DeleteFunc(f.s.files, is)
+	f.s.older = nil
 }
 
 func (r *reader) closeFile(f *file) {
@@ -872,26 +766,23 @@ func (s *stream) position() Position {
 	if s.stored != nil {
 		return *s.stored
 	}
-	if len(s.files) == 0 {
-		return Position{Modified: s.modified}
-	}
 	last := len(s.files) - 1
-	if s.older == nil && last > 0 {
-		for _, f := range s.files[:last] {
-			s.older = append(s.older, f.position())
+	if s.older == nil {
+		s.older = slices.Clone(s.known)
+		for i := range max(last, 0) {
+			s.older = append(s.older, s.files[i].position())
 		}
 	}
-	p := s.files[last].position()
+	var p Position
+	if last >= 0 {
+		p = s.files[last].position()
+	}
 	p.Older = s.older
 	return p
 }
 
 func (f *file) position() Position {
-	modified := f.modified
-	if f.off == 0 {
-		modified = f.since // whatever was written since is unread
-	}
-	return Position{Dev: f.id.dev, Inode: f.id.ino, Born: f.id.born, Fingerprint: f.print, Offset: f.off, Modified: modified}
+	return Position{Dev: f.id.dev, Inode: f.id.ino, Born: f.id.born, Fingerprint: f.print, Offset: f.off}
 }
 
 // tell emits the position alone.
@@ -992,8 +883,7 @@ func (r *reader) readPlain(f *file) error {
 		}
 		return nil
 	}
-	if at == 0 && r.copiedUnread(f) {
-		f.pending = true
+	if at == 0 && r.recheck(f) {
 		return nil
 	}
 	f.off += int64(end)
@@ -1013,21 +903,14 @@ func (r *reader) readPlain(f *file) error {
 	return r.emit(Block{Stream: f.s.path, Lines: b[:end], Arrival: now, Key: f.s.path, Position: f.s.position()})
 }
 
-// copiedUnread opens the copies of a file that was copied and truncated before
-// anything of it was read: no fingerprint could tell.
-func (r *reader) copiedUnread(f *file) bool {
-	s := f.s
-	if id, err := idAt(s.path); err != nil || id != f.id {
-		return false // it was rotated away, not copied
-	}
-	// The kernel's coarse clock may have given both the same time.
-	copies := r.between(s, nil, f.since-1, f)
-	for _, c := range copies {
-		c.copied = true
-	}
-	s.files = slices.Insert(s.files, slices.Index(s.files, f), copies...)
-	r.setLive(s, s.live)
-	return len(copies) > 0
+// recheck looks at the folder again before anything of a file is read, and
+// says whether something else comes first. The file may have been copied and
+// truncated meanwhile, or be a copy itself: no fingerprint could tell before.
+func (r *reader) recheck(f *file) bool {
+	at := slices.Index(f.s.files, f)
+	f.pending = true
+	r.scan(f.s)
+	return slices.Index(f.s.files, f) != at || f.off != 0 || f.skipping
 }
 
 // olderHasMore says whether a predecessor has got more since it was read. Its
@@ -1062,7 +945,7 @@ func (r *reader) truncated(f *file, off int64) (bool, error) {
 	if err := unix.Fstat(f.fd, &st); err != nil {
 		return false, fmt.Errorf("stat: %w", err)
 	}
-	f.note(&st)
+	f.links = uint64(st.Nlink)
 	if st.Size < off {
 		return true, nil
 	}
@@ -1078,44 +961,14 @@ func (r *reader) truncated(f *file, off int64) (bool, error) {
 // the copy that was made of it.
 func (r *reader) restart(f *file) error {
 	s := f.s
-	log := r.opt.Log.With("file", s.path, "read_to", f.off)
 	if len(f.start) > 0 && bytes.HasPrefix(f.head(), f.start) {
-		log.Warn("log file was cut short: reading on from its end")
+		r.opt.Log.Warn("log file was cut short: reading on from its end", "file", s.path, "read_to", f.off)
 		f.off, f.half, f.skipping = 0, false, false
 		r.toEnd(f)
 		return r.tell(s)
 	}
-	since := f.since
-	f.since = f.modified
-	list := slices.DeleteFunc(siblings(s.path), func(x sibling) bool { return r.owner(x.id, nil) != nil })
-	old := f.position()
-	old.Inode = 0
-	copyOf, found := findIn(list, old)
-	torn := f.half
-	f.off, f.scan, f.start, f.print, f.half = 0, 0, nil, "", false
-	f.skipping = torn && !found
+	r.scan(s, f.lose())
 	r.wake(f)
-	at := slices.Index(s.files, f)
-	var c *file
-	if found {
-		log.Info("log file was truncated: reading on in its copy", "copy", copyOf.path)
-		if c = r.openAt(s, &copyOf, old.Offset); c != nil {
-			c.copied = true
-			s.files = slices.Insert(s.files, at, c)
-			at++
-		}
-	} else {
-		log.Info("log file was truncated: reading from its start")
-	}
-	if c != nil || old.Offset == 0 {
-		// Truncated more than once, perhaps.
-		for _, c := range r.between(s, c, since-1, f) {
-			c.copied = true
-			s.files = slices.Insert(s.files, at, c)
-			at++
-		}
-	}
-	r.setLive(s, s.live)
 	return r.tell(s)
 }
 
@@ -1176,10 +1029,5 @@ func (r *reader) endPacked(f *file, err error) error {
 	if f.half && f.copied {
 		r.tornBy(f)
 	}
-	// Its position is kept for a while, as that of its predecessor: who knows
-	// only the one would take the other for unread.
-	f.touched = time.Now()
-	r.leaving = append(r.leaving, f)
-	f.s.older = nil
-	return r.tell(f.s)
+	return r.finish(f)
 }

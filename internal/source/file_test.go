@@ -202,7 +202,7 @@ type numbers struct {
 // date is for the name of a rotated file.
 func (w *numbers) date() string {
 	w.days++
-	return fmt.Sprintf("-202611%04d", w.days)
+	return fmt.Sprintf("-20261124-%06d", w.days)
 }
 
 func openNumbers(t *testing.T, path string) *numbers {
@@ -212,10 +212,8 @@ func openNumbers(t *testing.T, path string) *numbers {
 	return w
 }
 
-// reopen comes with every rotation. Those are more than a tick of the kernel's
-// clock apart, as files' times are told by it.
+// reopen comes with every rotation.
 func (w *numbers) reopen() {
-	tick()
 	if w.f != nil {
 		w.f.Close()
 	}
@@ -225,16 +223,6 @@ func (w *numbers) reopen() {
 		return
 	}
 	w.f = f
-}
-
-// tick returns when the clock of file times has moved on.
-func tick() {
-	var before, now unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &before)
-	for now = before; now == before; {
-		runtime.Gosched()
-		_ = unix.ClockGettime(unix.CLOCK_REALTIME_COARSE, &now)
-	}
 }
 
 func number(n int) string { return fmt.Sprintf("%07d %s", n, strings.Repeat("x", n%97)) }
@@ -312,24 +300,16 @@ var rotations = []rotation{
 		w.reopen()
 		run(t, "xz", "-0", dated)
 	}},
-	{"copytruncate", func(t *testing.T, w *numbers, drained func()) {
-		// Nothing is written between copy and truncation: no reader can
-		// close that window. What the copy holds unread is found there.
-		drained()
-		w.write(25)
-		shift(t, w.path)
-		text, err := os.ReadFile(w.path)
-		if err == nil {
-			err = os.WriteFile(w.path+".1", text, 0o644)
-		}
-		tick()
-		if err == nil {
-			err = os.Truncate(w.path, 0)
-		}
-		tick()
-		if err != nil {
-			t.Error(err)
-		}
+	{"dated stem and zstd", func(t *testing.T, w *numbers, _ func()) {
+		dated := strings.TrimSuffix(w.path, ".log") + w.date() + ".log"
+		rename(t, w.path, dated)
+		w.reopen()
+		run(t, "zstd", "-q", "--rm", dated)
+	}},
+	{"copytruncate", copytruncate},
+	{"copytruncate and gzip", func(t *testing.T, w *numbers, drained func()) {
+		copytruncate(t, w, drained)
+		run(t, "gzip", "-f", w.path+".1")
 	}},
 	{"delete and create", func(t *testing.T, w *numbers, drained func()) {
 		w.write(1)
@@ -341,6 +321,22 @@ var rotations = []rotation{
 		w.reopen()
 		drained()
 	}},
+}
+
+// copytruncate writes nothing between the copy and the truncation: no reader can
+// close that window.
+func copytruncate(t *testing.T, w *numbers, _ func()) {
+	shift(t, w.path)
+	text, err := os.ReadFile(w.path)
+	if err == nil {
+		err = os.WriteFile(w.path+".1", text, 0o644)
+	}
+	if err == nil {
+		err = os.Truncate(w.path, 0)
+	}
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 // shift moves .1 to .2 and so on, packed or not.
@@ -400,43 +396,86 @@ func TestRotationUnderBackPressure(t *testing.T) {
 	}
 }
 
-// TestResume stops the reader with lines unread, rotates while nobody looks,
-// and starts it again from its position, several times over. The soak tests
-// stop it at random blocks.
+// TestResume kills the reader at random blocks, and starts it again at once or
+// after one to three rotations that nobody saw. A glob that catches the rotated
+// files too makes no difference, nor does closing them at once.
 func TestResume(t *testing.T) {
 	for _, c := range rotations {
 		t.Run(c.name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "auth.log")
-			w := openNumbers(t, path)
-			l := newLedger()
-			l.positions[path] = Position{}
-			var f *follower
-			start := func() {
-				if f == nil {
-					f = follow(t, l, FilesOptions{Patterns: []string{path}}, func(f *Files) { f.block = 512 })
-				}
-				f.waitLines(t, path, w.n)
+			t.Parallel()
+			for seed := range uint64(6) {
+				resume(t, c, seed)
 			}
-			stop := func() {
-				if f != nil {
-					f.stop()
-					f = nil
-				}
-			}
-			for range 5 {
-				start()
-				w.write(40)
-				start()
-				stop()
-				w.write(30) // what nobody has read yet
-				c.rotate(t, w, start)
-				stop()
-				w.write(20)
-			}
-			start()
-			stop()
-			checkNumbers(t, l.get(path), w.n)
 		})
+	}
+}
+
+func resume(t *testing.T, c rotation, seed uint64) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "auth.log")
+	pattern := path
+	if seed%2 == 1 {
+		pattern = filepath.Join(dir, "auth*")
+	}
+	w := openNumbers(t, path)
+	l := newLedger()
+	l.positions[path] = Position{}
+	random := rand.New(rand.NewPCG(5, seed))
+	var f *follower
+	start := func() {
+		if f != nil {
+			return
+		}
+		l.stopAfter = -1
+		f = follow(t, l, FilesOptions{Patterns: []string{pattern}}, func(f *Files) {
+			f.block = 512
+			if seed%3 == 2 && c.name != "delete and create" { // which is written to after it
+				f.linger = 0
+			}
+		})
+	}
+	stop := func() {
+		if f != nil {
+			f.stop()
+			f = nil
+		}
+	}
+	drained := func() {
+		start()
+		f.waitLines(t, path, w.n)
+	}
+	start()
+	for range 25 {
+		w.write(random.IntN(60))
+		switch random.IntN(3) {
+		case 0:
+			if f != nil {
+				l.mu.Lock()
+				l.stopAfter = random.IntN(5)
+				l.mu.Unlock()
+				w.write(60)
+				stop()
+				if random.IntN(2) == 0 {
+					c.rotate(t, w, drained)
+				}
+			}
+		case 1:
+			for range 1 + random.IntN(3) {
+				c.rotate(t, w, drained)
+				w.write(random.IntN(30))
+			}
+		case 2:
+			start()
+		}
+	}
+	stop()
+	start()
+	w.write(1)
+	f.waitLines(t, path, w.n)
+	stop()
+	checkNumbers(t, l.get(path), w.n)
+	if n := len(l.lines); n != 1 {
+		t.Errorf("streams %v, want %s alone", slices.Collect(maps.Keys(l.lines)), path)
 	}
 }
 
@@ -619,13 +658,77 @@ func TestGlobCatchesRotated(t *testing.T) {
 	w.write(100)
 	f.wait(t, func() bool { return count() >= w.n })
 	f.stop()
-	// They may be split among the names, but none is there twice.
-	var all []string
-	for _, lines := range l.lines {
-		all = append(all, lines...)
+	// All are the log's own, whatever name its files have today.
+	checkNumbers(t, l.get(path), w.n)
+}
+
+// TestLogAppearsBesideRotated: while only rotated files are there, a glob
+// follows each by itself; once their log is there, they are part of it.
+func TestLogAppearsBesideRotated(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "access.log")
+	glob := []string{path + "*"}
+	appendTo(t, path+".1", "old\n")
+	l := newLedger()
+	f := follow(t, l, FilesOptions{Patterns: glob})
+	appendTo(t, path+".1", "late\n")
+	f.waitLines(t, path+".1", 1)
+	appendTo(t, path, "one\n")
+	f.waitLines(t, path, 1)
+	appendTo(t, path+".1", "later\n")
+	f.waitLines(t, path, 2)
+	rename(t, path+".1", path+".2")
+	rename(t, path, path+".1")
+	appendTo(t, path, "two\n")
+	f.waitLines(t, path, 3)
+	f.stop()
+	f = follow(t, l, FilesOptions{Patterns: glob})
+	appendTo(t, path, "three\n")
+	f.waitLines(t, path, 4)
+	f.stop()
+	if got := append(l.get(path+".1"), l.get(path)...); !slices.Equal(got, []string{"late", "one", "later", "two", "three"}) {
+		t.Errorf("%q", got)
 	}
-	slices.Sort(all)
-	checkNumbers(t, all, w.n)
+}
+
+// TestVirtualHosts: digits in a name don't make it a rotated one.
+func TestVirtualHosts(t *testing.T) {
+	dir := t.TempDir()
+	names := []string{"access.log", "access-192.0.2.10.log", "access-1234567.log", "access.log.example"}
+	for _, name := range names {
+		appendTo(t, filepath.Join(dir, name), "old\n")
+	}
+	l := newLedger()
+	f := follow(t, l, FilesOptions{Patterns: []string{filepath.Join(dir, "access*")}})
+	for _, name := range names {
+		appendTo(t, filepath.Join(dir, name), name+"\n")
+		f.waitLines(t, filepath.Join(dir, name), 1)
+	}
+}
+
+// TestCopiedInPlace: an editor that writes a log anew, unchanged but for its
+// inode, makes nothing count twice.
+func TestCopiedInPlace(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "auth.log")
+	l := newLedger()
+	f := follow(t, l, FilesOptions{Patterns: []string{path}})
+	appendTo(t, path, "one\ntwo\n")
+	f.waitLines(t, path, 2)
+	for i := range 2 {
+		run(t, "cp", path, path+".new")
+		if i == 1 {
+			f.stop()
+		}
+		rename(t, path+".new", path)
+		appendTo(t, path, "three\n")
+		if i == 1 {
+			f = follow(t, l, FilesOptions{Patterns: []string{path}})
+		}
+		f.waitLines(t, path, 3+i)
+	}
+	if got := l.get(path); !slices.Equal(got, []string{"one", "two", "three", "three"}) {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestHalfLineWaits(t *testing.T) {

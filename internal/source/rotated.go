@@ -1,7 +1,6 @@
 package source
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -37,13 +36,6 @@ func isOf(print string, start []byte) bool {
 	length, _, _ := strings.Cut(print, ":")
 	n, err := strconv.Atoi(length)
 	return err == nil && n > 0 && n <= len(start) && fingerprint(start[:n]) == print
-}
-
-// sameStart says whether two files that start so are one, copied or
-// compressed.
-func sameStart(a, b []byte) bool {
-	n := min(len(a), len(b))
-	return n > 0 && bytes.Equal(a[:n], b[:n])
 }
 
 // fileID tells a file from all others of the machine, earlier ones included:
@@ -86,13 +78,9 @@ type sibling struct {
 	gone   bool // it was deleted since it was listed: compressed, perhaps
 }
 
-func anyGone(list []sibling) bool {
-	return slices.ContainsFunc(list, func(s sibling) bool { return s.gone })
-}
-
 var (
 	numbered = regexp.MustCompile(`^\.\d{1,4}$`)
-	dated    = regexp.MustCompile(`^[.\-_]?\d[\d.\-_T:]*$`)
+	dated    = regexp.MustCompile(`^[.\-_]?((?:19|20)\d\d[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12]\d|3[01])(?:[-_.T]?\d[\d\-_.:]*)?|1\d{9})$`)
 	digits   = regexp.MustCompile(`\d+`)
 )
 
@@ -114,14 +102,39 @@ func siblings(path string) []sibling {
 	return list
 }
 
-func listOnce(path string) []sibling {
-	places := []string{path}
+// series are the names that rotated files of a log have: places are its
+// pathname and, if that is a symlink, the file's own.
+type series struct{ places []string }
+
+func seriesOf(path string) series {
+	s := series{[]string{path}}
 	if real, err := filepath.EvalSymlinks(path); err == nil && real != path {
-		places = append(places, real)
+		s.places = append(s.places, real)
 	}
+	return s
+}
+
+// has says whether the pathname is that of a rotated file, or the one that the
+// symlink leads to. A pathname that somebody asked for by itself has to be
+// named after the log.
+func (s series) has(path string, asked bool) bool {
+	for i, place := range s.places {
+		if filepath.Dir(place) != filepath.Dir(path) || i > 0 && asked {
+			continue
+		}
+		x := sibling{path: path}
+		x.rank(filepath.Base(place), i > 0)
+		if x.series || i > 0 && place == path {
+			return true
+		}
+	}
+	return false
+}
+
+func listOnce(path string) []sibling {
 	var list []sibling
 	seen := map[string]bool{}
-	for _, place := range places {
+	for _, place := range seriesOf(path).places {
 		dir, base := filepath.Split(place)
 		entries, err := os.ReadDir(dir)
 		if err != nil {
@@ -153,6 +166,9 @@ func listOnce(path string) []sibling {
 func (s *sibling) rank(base string, target bool) {
 	name := filepath.Base(s.path)
 	if name == base {
+		if target {
+			s.date = name
+		}
 		return
 	}
 	if isPacked(name) {
@@ -176,7 +192,7 @@ func (s *sibling) rank(base string, target bool) {
 	case numbered.MatchString(middle):
 		s.series = true
 		s.number, _ = strconv.Atoi(middle[1:])
-	case dated.MatchString(middle) && countDigits(middle) >= 6:
+	case dated.MatchString(middle):
 		s.series, s.date = true, strings.TrimLeft(middle, ".-_")
 	}
 }
@@ -257,32 +273,4 @@ func (s *sibling) openFile() (*os.File, error) {
 		s.path = list[i].path
 	}
 	return nil, fmt.Errorf("open %s: %w", s.path, os.ErrNotExist)
-}
-
-// findIn looks for the file of a position among siblings: under another name,
-// copied or compressed.
-func findIn(list []sibling, p Position) (sibling, bool) {
-	for i := range list {
-		s := &list[i]
-		if s.id == p.id() && isOf(p.Fingerprint, s.start()) && (isPacked(s.path) || s.size >= p.Offset) {
-			return *s, true
-		}
-	}
-	if p.Fingerprint == "" {
-		return sibling{}, false
-	}
-	var best sibling
-	found := false
-	for i := range list {
-		s := &list[i]
-		if !s.series || (!isPacked(s.path) && s.size < p.Offset) || !isOf(p.Fingerprint, s.start()) {
-			continue
-		}
-		// Files that start alike: the first that was written to since. Some
-		// compressors keep the time to the second only.
-		if !found || best.modified < p.Modified-1e9 {
-			best, found = *s, true
-		}
-	}
-	return best, found
 }

@@ -27,11 +27,11 @@ type Position struct {
 	Fingerprint string `json:"fp,omitempty"`
 	// Offset counts bytes, of the text if the file is compressed.
 	Offset int64 `json:"off,omitempty"`
-	// Modified is the file's modification time in Unix nanoseconds. It tells
-	// which rotated files hold something newer when this one is gone.
-	Modified int64 `json:"mod,omitempty"`
-	// Older are the predecessors under the same pathname that may still be
-	// written to or aren't read to their end yet, oldest first.
+	// Done says that the file was read to its end and closed.
+	Done bool `json:"done,omitempty"`
+	// Older are the predecessors under the same pathname, oldest first: those
+	// that are done, to know them again, and those that may still be written
+	// to or aren't read to their end yet.
 	Older []Position `json:"older,omitempty"`
 }
 
