@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"xdpban/internal/fail2ban"
 	jaild "xdpban/jail.d"
@@ -66,7 +67,16 @@ func (c *convertCmd) Run(a *app) error {
 	for _, j := range builtIn.Jails {
 		own = append(own, j.Name)
 	}
-	all, err := fail2ban.Open(os.DirFS("/"), filepath.ToSlash(dir)).ConvertAll(c.All, own)
+	var done amount
+	stop := a.progress(func(elapsed time.Duration) string {
+		n := done.done.Load()
+		return fmt.Sprintf("%s, %.1f a second%s", plural(int(n), "jail"), float64(n)/elapsed.Seconds(), done.left(elapsed))
+	})
+	all, err := fail2ban.Open(os.DirFS("/"), filepath.ToSlash(dir)).ConvertAll(c.All, own, func(n, of int) {
+		done.total.Store(int64(of))
+		done.done.Store(int64(n))
+	})
+	stop()
 	if err != nil {
 		return usageError{err}
 	}

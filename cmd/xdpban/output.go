@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 	"unicode"
@@ -181,6 +182,40 @@ func isTerminal(f any) bool {
 	}
 	_, err := unix.IoctlGetTermios(int(file.Fd()), unix.TCGETS)
 	return err == nil
+}
+
+// amount is how far something is: how many of its total, 0 if that isn't known.
+type amount struct{ done, total atomic.Int64 }
+
+// left says what part is done and how long the rest takes if it goes on so.
+func (m *amount) left(elapsed time.Duration) string {
+	total := m.total.Load()
+	done := min(m.done.Load(), total)
+	if done <= 0 {
+		return ""
+	}
+	rest := time.Duration(float64(elapsed) * float64(total-done) / float64(done))
+	return fmt.Sprintf(", %d %%, %s left", done*100/total, rest.Round(time.Second))
+}
+
+// counted is a reader that adds up what is read.
+type counted struct {
+	io.Reader
+	n *atomic.Int64
+}
+
+func (c counted) Read(p []byte) (int, error) {
+	n, err := c.Reader.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// reading says how far reading lines is.
+func (m *amount) reading(lines *atomic.Uint64) func(time.Duration) string {
+	return func(elapsed time.Duration) string {
+		n := lines.Load()
+		return fmt.Sprintf("%s, %s a second%s", plural(int(n), "line"), grouped(uint64(float64(n)/elapsed.Seconds())), m.left(elapsed))
+	}
 }
 
 // progress shows on a terminal's standard error, twice a second, how far

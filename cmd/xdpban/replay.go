@@ -74,10 +74,7 @@ func (c *replayCmd) Run(a *app) error {
 			return err
 		}
 	}
-	stop := a.progress(func(elapsed time.Duration) string {
-		n := r.lines.Load()
-		return fmt.Sprintf("%s, %s a second", plural(int(n), "line"), grouped(uint64(float64(n)/elapsed.Seconds())))
-	})
+	stop := a.progress(r.bytes.reading(&r.lines))
 	res, err := r.judge(ctx, conf)
 	stop()
 	if err != nil {
@@ -117,6 +114,7 @@ type replay struct {
 	app     *app
 	streams []*replayed
 	lines   atomic.Uint64
+	bytes   amount // of the files as they are, compressed or not
 	skipped atomic.Uint64
 }
 
@@ -152,6 +150,7 @@ func (r *replay) read(ctx context.Context, path string, picked []*jails.Jail, na
 			return err
 		}
 		arrival = st.ModTime()
+		r.bytes.total.Add(st.Size())
 	}
 	set := matcher.NewSet(matcher.SetOptions{}, filters...)
 	s := &replayed{batches: make(chan []jailFailure, 4)}
@@ -181,7 +180,7 @@ func (r *replay) read(ctx context.Context, path string, picked []*jails.Jail, na
 		if path == "-" {
 			s.err = readLog(r.app, "standard input", r.app.stdin, emit)
 		} else {
-			s.err = readLogFile(r.app, path, emit)
+			s.err = readLogFile(r.app, path, &r.bytes, emit)
 		}
 		r.skipped.Add(set.Stats().Skipped)
 	}()

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"xdpban/internal/source"
@@ -31,6 +32,8 @@ type testCmd struct {
 	PrintMatched bool `name:"print-all-matched" help:"Print all lines that matched."`
 	PrintMissed  bool `name:"print-all-missed" help:"Print all lines that no pattern matched."`
 	PrintIgnored bool `name:"print-all-ignored" help:"Print all lines that an ignore pattern took out."`
+
+	bytes amount
 }
 
 // someLines is how many missed lines are shown without being asked for.
@@ -97,7 +100,10 @@ func (c *testCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
+	var lines atomic.Uint64
+	stop := a.progress(c.bytes.reading(&lines))
 	err = in(func(b source.Block) error {
+		lines.Add(uint64(bytes.Count(b.Lines, []byte("\n"))))
 		for rest := b.Lines; len(rest) > 0; {
 			var line []byte
 			line, rest, _ = bytes.Cut(rest, []byte("\n"))
@@ -109,6 +115,7 @@ func (c *testCmd) Run(a *app) error {
 		}
 		return a.ctx.Err()
 	})
+	stop()
 	if err != nil {
 		return err
 	}
@@ -170,7 +177,8 @@ func (c *testCmd) open(a *app) (read func(source.Emit) error, arrival time.Time,
 	if err != nil {
 		return nil, arrival, err
 	}
-	return func(emit source.Emit) error { return readLogFile(a, c.Log, emit) }, st.ModTime(), nil
+	c.bytes.total.Store(st.Size())
+	return func(emit source.Emit) error { return readLogFile(a, c.Log, &c.bytes, emit) }, st.ModTime(), nil
 }
 
 func readLog(a *app, name string, r io.Reader, emit source.Emit) error {
@@ -179,10 +187,13 @@ func readLog(a *app, name string, r io.Reader, emit source.Emit) error {
 	return err
 }
 
-func readLogFile(a *app, path string, emit source.Emit) error {
-	dropped, err := source.ReadFile(a.ctx, path, emit)
-	a.warnDropped(path, dropped)
-	return err
+func readLogFile(a *app, path string, read *amount, emit source.Emit) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return readLog(a, path, counted{f, &read.done}, emit)
 }
 
 func (a *app) warnDropped(name string, n int) {

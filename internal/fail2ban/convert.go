@@ -55,15 +55,16 @@ func (f Failed) Error() string { return "jail " + f.Name + ": " + f.Err.Error() 
 
 // ConvertAll converts every enabled jail; all: the others as well. A jail that can't be converted doesn't keep
 // the others from it; the error is one that leaves no jail at all. builtIn are
-// the names of xdpban's own jails.
-func (t *Tree) ConvertAll(all bool, builtIn []string) (*Conversion, error) {
+// the names of xdpban's own jails; progress is told how many are done.
+func (t *Tree) ConvertAll(all bool, builtIn []string, progress func(done, of int)) (*Conversion, error) {
 	names, err := t.JailNames()
 	if err != nil {
 		return nil, err
 	}
 	c := &Conversion{}
 	var taken []*Jail
-	for _, n := range names {
+	for i, n := range names {
+		progress(i, len(names))
 		j, err := t.Jail(n, all)
 		if err == nil && !j.Enabled && !all {
 			c.Disabled = append(c.Disabled, n)

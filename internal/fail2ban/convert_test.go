@@ -31,7 +31,7 @@ func abs(t testing.TB, dir string) string {
 // with every option in it.
 func TestConvert(t *testing.T) {
 	dir := abs(t, "testdata/full")
-	c, err := Open(os.DirFS("/"), dir).ConvertAll(false, []string{"recidive", "sshd", "x.y"})
+	c, err := Open(os.DirFS("/"), dir).ConvertAll(false, []string{"recidive", "sshd", "x.y"}, func(int, int) {})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,7 +102,7 @@ func TestConvert(t *testing.T) {
 // xdpban takes, with nothing left out but what is named here.
 func TestConvertStock(t *testing.T) {
 	installed(t)
-	c, err := Open(os.DirFS("/"), stockDir).ConvertAll(true, nil)
+	c, err := Open(os.DirFS("/"), stockDir).ConvertAll(true, nil, func(int, int) {})
 	if err != nil {
 		t.Fatal(err)
 	}

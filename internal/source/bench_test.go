@@ -70,10 +70,15 @@ func BenchmarkBacklog(b *testing.B) {
 			return n
 		})
 	})
-	b.Run("ReadFile", func(b *testing.B) {
+	b.Run("Read", func(b *testing.B) {
 		count(b, func() int {
+			f, err := os.Open(path)
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
 			n := 0
-			_, err := ReadFile(context.Background(), path, func(block Block) error {
+			_, err = Read(context.Background(), path, f, func(block Block) error {
 				n += bytes.Count(block.Lines, []byte("\n"))
 				return nil
 			})

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/klauspost/compress/gzip"
@@ -60,16 +59,6 @@ func Read(ctx context.Context, stream string, r io.Reader, emit Emit) (dropped i
 			return b.dropped, nil
 		}
 	}
-}
-
-// ReadFile is Read of a file.
-func ReadFile(ctx context.Context, path string, emit Emit) (dropped int, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	return Read(ctx, path, f, emit)
 }
 
 // blocks cuts a reader's text into blocks of whole lines.

@@ -84,10 +84,6 @@ func TestReadFails(t *testing.T) {
 	if err != broken {
 		t.Error(err)
 	}
-	_, err = ReadFile(context.Background(), "/nonexistent", func(Block) error { return nil })
-	if err == nil || !strings.Contains(err.Error(), "/nonexistent") {
-		t.Error(err)
-	}
 }
 
 // FuzzRead: lines and nothing but whole lines, whatever the text.
