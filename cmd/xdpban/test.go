@@ -41,15 +41,16 @@ const someLines = 5
 
 // testResult is the answer, and its JSON.
 type testResult struct {
+	// Each line is matched, ignored or missed, as fail2ban-regex counts them.
 	Lines   int `json:"lines"`
 	Matched int `json:"matched"`
 	Ignored int `json:"ignored"`
 	Missed  int `json:"missed"`
-	// Session are lines that belong to a session or a span of lines and are
-	// no failure by themselves.
+	// Session are those of the ignored that belong to a session and are no
+	// failure by themselves.
 	Session int `json:"session"`
-	// Exceeded are lines on which a pattern used up its steps; too long ones
-	// are those that no pattern sees.
+	// Exceeded are those of the missed on which a pattern used up its steps;
+	// too long ones are those that no pattern sees.
 	Exceeded int            `json:"exceeded"`
 	TooLong  int            `json:"too_long"`
 	Patterns []patternCount `json:"patterns"`
@@ -270,19 +271,21 @@ func (t *tester) line(line []byte, arrival time.Time) {
 	switch {
 	case got[matcher.Matched]:
 		r.Matched++
-	case got[matcher.Ignored]:
+	case got[matcher.Ignored], got[matcher.NoFail], got[matcher.Pending]:
 		r.Ignored++
+		if !got[matcher.Ignored] {
+			r.Session++
+		}
 		if t.keepIgnored {
 			r.IgnoredLines = append(r.IgnoredLines, string(line))
 		}
-	case got[matcher.NoFail], got[matcher.Pending]:
-		r.Session++
-	case got[matcher.Exceeded]:
-		r.Exceeded++
-	case got[matcher.TooLong]:
-		r.TooLong++
 	default:
 		r.Missed++
+		if got[matcher.Exceeded] {
+			r.Exceeded++
+		} else if got[matcher.TooLong] {
+			r.TooLong++
+		}
 		if t.keepMissed || len(t.missed) < someLines {
 			t.missed = append(t.missed, missedLine{string(line), string(saw)})
 		}
@@ -380,16 +383,20 @@ func (c *testCmd) report(w io.Writer, t *tester) {
 			addrs[f.Addr] = true
 		}
 	}
-	fmt.Fprintf(w, "\n%s: %d matched, %d ignored, %d missed", plural(r.Lines, "line"), r.Matched, r.Ignored, r.Missed)
+	fmt.Fprintf(w, "\n%s: %d matched, %d ignored, %d missed; %s from %s\n", plural(r.Lines, "line"), r.Matched, r.Ignored, r.Missed,
+		plural(len(r.Failures), "failure"), plural(len(addrs), "address"))
 	for _, more := range []struct {
 		n    int
 		what string
-	}{{r.Session, "of sessions"}, {r.Exceeded, "exceeded a pattern's steps"}, {r.TooLong, "too long"}} {
+	}{
+		{r.Session, "ignored: of a session that other lines decide"},
+		{r.Exceeded, "missed: a pattern used up its steps on them"},
+		{r.TooLong, "missed: longer than what patterns see"},
+	} {
 		if more.n > 0 {
-			fmt.Fprintf(w, ", %d %s", more.n, more.what)
+			fmt.Fprintf(w, "%s %s\n", plural(more.n, "line"), more.what)
 		}
 	}
-	fmt.Fprintf(w, "; %s from %s\n", plural(len(r.Failures), "failure"), plural(len(addrs), "address"))
 	if unresolved > 0 {
 		fmt.Fprintf(w, "%s with a name or an id in the place of the address: nobody is banned for that\n", plural(unresolved, "failure"))
 	}

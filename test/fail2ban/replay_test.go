@@ -313,3 +313,33 @@ func TestReplayAsRule(t *testing.T) {
 	}
 	t.Logf("%d failures; xdpban %d bans, fail2ban %d, %d the same", len(failures), len(ours), len(theirs), len(ours)-len(onlyOurs))
 }
+
+// TestTestAsRegex: xdpban test counts each line as fail2ban-regex does.
+func TestTestAsRegex(t *testing.T) {
+	s := newScene(t, time.Now().Add(-time.Minute), 50*time.Minute, "2h", "1d")
+	config := filepath.Join(s.dir, "etc")
+	run(t, s.program, "convert", "fail2ban", s.config, "-o", config)
+	summary := regexp.MustCompile(`Lines: (\d+) lines, (\d+) ignored, (\d+) matched, (\d+) missed`)
+	for _, j := range jailLogs {
+		filter := map[string]string{"postfix": "postfix[mode=more]", "nginx-http-auth": "nginx-http-auth[mode=normal]"}[j.jail]
+		if j.jail == "helper" {
+			continue // there the server counts what fail2ban-regex doesn't
+		}
+		log := filepath.Join(s.dir, j.log)
+		out := run(t, "fail2ban-regex", "-c", s.config, log, cmp.Or(filter, j.jail))
+		m := summary.FindSubmatch(out)
+		if m == nil {
+			t.Fatalf("fail2ban-regex: %s", out)
+		}
+		var got struct{ Lines, Ignored, Matched, Missed int }
+		if err := json.Unmarshal(run(t, s.program, "test", "--json", "--config", config, "--jail", j.jail, log), &got); err != nil {
+			t.Fatal(err)
+		}
+		ours := fmt.Sprintf("%d lines, %d ignored, %d matched, %d missed", got.Lines, got.Ignored, got.Matched, got.Missed)
+		if theirs := fmt.Sprintf("%s lines, %s ignored, %s matched, %s missed", m[1], m[2], m[3], m[4]); ours != theirs {
+			t.Errorf("%s: xdpban %s; fail2ban-regex %s", j.jail, ours, theirs)
+		} else {
+			t.Logf("%s: %s", j.jail, ours)
+		}
+	}
+}
