@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -71,11 +72,7 @@ func Listen(s Socket) (*Listener, error) {
 	}
 	// Between bind and chmod the umask decides who connects; access holds
 	// all the same, since it is checked against s and not against the file.
-	err = os.Chown(s.Path, s.UID, s.GID)
-	if err == nil {
-		err = os.Chmod(s.Path, s.Mode)
-	}
-	if err != nil {
+	if err := s.own(); err != nil {
 		_ = l.Close() // the first error tells
 		return nil, fmt.Errorf("setting owner and mode of the socket: %w", err)
 	}
@@ -86,6 +83,44 @@ func Listen(s Socket) (*Listener, error) {
 		s.GID = os.Getegid()
 	}
 	return &Listener{UnixListener: l, socket: s, open: map[uint32]int{}}, nil
+}
+
+// own gives the socket its owner, group and mode.
+func (s Socket) own() error {
+	if err := os.Chmod(s.Path, s.Mode); err != nil {
+		return err
+	}
+	err := os.Chown(s.Path, s.UID, s.GID)
+	if !errors.Is(err, unix.EPERM) || s.UID >= 0 {
+		return err
+	}
+	// A daemon without CAP_CHOWN, as its unit starts it, can't give its files
+	// to a group; but the owner may write an access control list, see acl(5).
+	const (
+		version                              = 2
+		userObj, groupObj, group, mask, rest = 0x01, 0x04, 0x08, 0x10, 0x20
+		nobody                               = 0xffffffff
+	)
+	bits := func(shift int) uint16 { return uint16(s.Mode>>shift) & 7 }
+	acl := binary.LittleEndian.AppendUint32(nil, version)
+	for _, e := range []struct {
+		tag, bits uint16
+		id        uint32
+	}{
+		{userObj, bits(6), nobody},
+		{groupObj, 0, nobody},
+		{group, bits(3), uint32(s.GID)},
+		{mask, bits(3), nobody},
+		{rest, bits(0), nobody},
+	} {
+		acl = binary.LittleEndian.AppendUint16(acl, e.tag)
+		acl = binary.LittleEndian.AppendUint16(acl, e.bits)
+		acl = binary.LittleEndian.AppendUint32(acl, e.id)
+	}
+	if aclErr := unix.Setxattr(s.Path, "system.posix_acl_access", acl, 0); aclErr != nil {
+		return fmt.Errorf("%w; nor by an access control list: %w", err, aclErr)
+	}
+	return nil
 }
 
 func removeStale(path string) error {
