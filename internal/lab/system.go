@@ -76,7 +76,14 @@ func (s *System) start(ctx context.Context) (err error) {
 	// The container's first process is nspawn's only child once it runs
 	// systemd; before that, nspawn has helpers of its own.
 	var state string
+	ended := false
 	err = Until(ctx, s.Name+" has booted", func() bool {
+		select {
+		case <-s.nspawn.Ended():
+			ended = true
+			return true
+		default:
+		}
 		for _, pid := range children(s.nspawn.PID()) {
 			s.pid = pid
 			state, _ = s.Run(ctx, "systemctl", "is-system-running")
@@ -85,6 +92,9 @@ func (s *System) start(ctx context.Context) (err error) {
 		}
 		return false
 	})
+	if ended {
+		err = fmt.Errorf("boot %s: systemd-nspawn: %w", s.Name, errGone)
+	}
 	if err == nil && state != "running" {
 		failed, _ := s.Run(ctx, "systemctl", "--failed", "--no-pager")
 		err = fmt.Errorf("%s booted into state %s:\n%s", s.Name, state, failed)
