@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/journal"
+
+	"xdpban/internal/daemon"
 )
 
 // newLog logs to the journal with fields, if standard error goes there, else
@@ -20,11 +22,44 @@ func newLog(stderr io.Writer) *slog.Logger {
 		}
 	}
 	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
+		if a.Key == slog.TimeKey || a.Key == eventKey {
 			return slog.Attr{} // who reads this has a clock, or a pipe that adds one
 		}
 		return a
 	}}))
+}
+
+// eventKey is the attribute that tells programs what happened.
+const eventKey = "event"
+
+// messageID is the MESSAGE_ID= of an event: journalctl finds entries by it,
+// and catalogs and alerts hang on it. xdpban(1) lists them; they never change.
+func messageID(event string) string {
+	switch event {
+	case daemon.EventUp:
+		return "53959f48bffb5c89986b0284afda02f2"
+	case daemon.EventBan:
+		return "3538e9841d3d500300f38a157ea42770"
+	case daemon.EventUnban:
+		return "a7c3083dfa8f6330b8ab9fdd3667d75e"
+	case daemon.EventOver:
+		return "de118ac350b63751b9082d26e3ad926b"
+	case daemon.EventRefuse:
+		return "afa41ad700ed8ebc1c4b58158cd1acdd"
+	case daemon.EventObserve:
+		return "e90a4957ab5a3c499ade5da718ca128d"
+	case daemon.EventFull:
+		return "b1f91768673884331d0f81cb3104b29c"
+	case daemon.EventProblem:
+		return "c0d9da1eb5d61a23cc366b23458180e0"
+	case daemon.EventSolved:
+		return "dfe2f809ad03a0766b45aa2e44346fc1"
+	case daemon.EventGuard:
+		return "4685115def69cfeb606f0391aab448d5"
+	case daemon.EventReload:
+		return "4e96eed6dab745318c9adf25910d2936"
+	}
+	return ""
 }
 
 // journalHandler writes records as journal entries: the attributes become
@@ -54,6 +89,10 @@ func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 	message := r.Message
 	add := func(a slog.Attr) bool {
 		value := a.Value.Resolve().String()
+		if a.Key == eventKey {
+			fields["MESSAGE_ID"] = messageID(value)
+			return true
+		}
 		fields[fieldName(a.Key)] = value
 		if a.Key != "addr" { // the message names it
 			message += fmt.Sprintf(" %s=%s", a.Key, value)

@@ -93,6 +93,8 @@ func jailState(j control.Jail) string {
 	switch {
 	case !j.Enabled:
 		return "off"
+	case j.Waits:
+		return "waits for what it reads"
 	case j.Observe:
 		return "observes, doesn't ban"
 	}
@@ -113,12 +115,19 @@ func printStatus(w io.Writer, s control.Status, now time.Time) {
 	}
 	fmt.Fprintln(w)
 	t := newTable(w, "JAIL", "STATE", "BANS", "TOTAL", "FAILURES", "WATCHED")
+	var waiting []string
 	for _, j := range s.Jails {
-		if j.Enabled {
+		switch {
+		case j.Waits:
+			waiting = append(waiting, j.Name)
+		case j.Enabled:
 			t.row(j.Name, jailState(j), fmt.Sprint(j.Bans), fmt.Sprint(j.Total), fmt.Sprint(j.Failures), fmt.Sprint(j.Tracked))
 		}
 	}
 	t.flush()
+	if len(waiting) > 0 {
+		fmt.Fprintf(w, "waiting for what they read: %s\n", printable(strings.Join(waiting, ", ")))
+	}
 	if len(s.Sources) == 0 {
 		return
 	}

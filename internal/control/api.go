@@ -274,6 +274,7 @@ type Jail struct {
 	Name     string   `json:"name"`
 	Enabled  bool     `json:"enabled"`
 	Observe  bool     `json:"observe,omitempty"` // judges, but doesn't ban
+	Waits    bool     `json:"waits,omitempty"`   // enabled = "auto", and what it reads isn't there
 	Bans     int      `json:"bans"`              // standing
 	Total    uint64   `json:"total"`             // bans since the daemon started
 	Failures uint64   `json:"failures"`          // since the daemon started

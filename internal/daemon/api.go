@@ -41,7 +41,8 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 			st := stats.Jails[j.Name]
 			s.Jails = append(s.Jails, control.Jail{
 				Name: j.Name, Enabled: j.Enabled, Observe: j.Observe,
-				Bans: st.Standing, Total: st.Banned, Failures: st.Failures, Tracked: st.Tracked,
+				Waits: d.waits(j),
+				Bans:  st.Standing, Total: st.Banned, Failures: st.Failures, Tracked: st.Tracked,
 				MaxRetry: j.MaxRetry, FindTime: control.Duration(j.FindTime), BanTime: control.Duration(j.BanTime),
 			})
 		}
@@ -122,6 +123,9 @@ func (d *Daemon) refuse(ctx context.Context, jail string, prefixes []netip.Prefi
 			for _, p := range part {
 				if err := d.judge.Check(p, jail); err != nil {
 					refused = append(refused, control.Refusal{Prefix: p, Reason: err.Error()})
+					if len(refused) <= control.MaxEcho {
+						d.log.Warn("refused to ban "+short(p)+": "+err.Error(), "event", EventRefuse, "jail", jail, "addr", short(p))
+					}
 				}
 			}
 		})
@@ -246,7 +250,7 @@ func (d *Daemon) unban(p netip.Prefix) ([]Entry, error) {
 			ended[0].Packets, ended[0].Bytes = e.Packets, e.Bytes
 			d.dropped(ended[0])
 		}
-		d.log.Info("unban "+short(p), "jail", ended[i].Jail, "addr", short(p), "packets", ended[i].Packets)
+		d.log.Info("unban "+short(p), "event", EventUnban, "jail", ended[i].Jail, "addr", short(p), "packets", ended[i].Packets)
 	}
 	return ended, nil
 }
@@ -535,6 +539,6 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, max_bans and mode are taken at a restart, not at a reload")
 		d.log.Warn(result.Warnings[0])
 	}
-	d.log.Info("configuration reloaded", "jails", len(result.Jails))
+	d.log.Info("configuration reloaded", "event", EventReload, "jails", len(result.Jails))
 	return result, nil
 }

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"xdpban/internal/control"
@@ -113,10 +114,26 @@ type Options struct {
 	Now func() time.Time
 }
 
+// What happened, as the attribute "event" of a record in the log. Who reads the
+// log by program goes by these, since the text may change; they never do.
+const (
+	EventUp      = "up"      // the daemon protects the host
+	EventBan     = "ban"     // decided and put in force
+	EventUnban   = "unban"   // ended by hand
+	EventOver    = "over"    // ended by itself
+	EventRefuse  = "refuse"  // asked for by hand, but never to be banned
+	EventObserve = "observe" // a jail that only observes would have banned
+	EventFull    = "full"    // a ban was given up, since the kernel's list is full
+	EventProblem = "problem" // something to look at
+	EventSolved  = "solved"  // a problem is over
+	EventGuard   = "guard"   // the program was put on an interface
+	EventReload  = "reload"  // another configuration is in force
+)
+
 // How often things happen that have no event of their own.
 const (
 	checkpointEvery = time.Second      // the most that a crash makes us read again
-	repairEvery     = 10 * time.Second // attachments taken away by somebody
+	repairEvery     = 10 * time.Second // attachments taken away by somebody; what came for jails that wait
 	sweepEvery      = time.Minute      // expired entries that only the kernel knew
 	retryEvery      = time.Second      // bans that the kernel didn't take
 )
@@ -140,6 +157,7 @@ type Daemon struct {
 	config     *jails.Config
 	judge      *jails.Judge
 	reading    *reading
+	active     []string // the jails that read something
 	streams    map[string]*stream
 	own        []netip.Prefix
 	session    []netip.Prefix
@@ -226,7 +244,8 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	}
 
 	ready()
-	d.o.Notify("READY=1")
+	d.log.Info("xdpban "+d.o.Version+" is up: "+d.summary(), "event", EventUp)
+	d.o.Notify("READY=1\nSTATUS=" + d.summary())
 	return d.loop(ctx)
 }
 
@@ -246,6 +265,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 	defer stop()
 	watchdog, stop := ticker(d.o.Watchdog / 2)
 	defer stop()
+	said := d.summary()
 	d.expiry = time.NewTimer(time.Hour)
 	defer d.expiry.Stop()
 	d.armExpiry()
@@ -270,14 +290,46 @@ func (d *Daemon) loop(ctx context.Context) error {
 			d.retry()
 			d.brake()
 			d.commit()
+			if now := d.summary(); now != said {
+				said = now
+				d.o.Notify("STATUS=" + now)
+			}
 		case <-repair:
 			d.repair()
+			d.follow()
 		case <-sweep:
 			d.sweep()
 		case <-watchdog:
 			d.o.Notify("WATCHDOG=1")
 		}
 	}
+}
+
+// summary is the state in a line, for the service manager.
+func (d *Daemon) summary() string {
+	var guarded []string
+	for _, i := range d.interfaces {
+		if i.Error == "" {
+			guarded = append(guarded, i.Name)
+		}
+	}
+	on := 0
+	for i := range d.config.Jails {
+		if j := &d.config.Jails[i]; j.Enabled && !d.waits(j) {
+			on++
+		}
+	}
+	count := func(n int, what string) string {
+		if n == 1 {
+			return "1 " + what
+		}
+		return fmt.Sprintf("%d %ss", n, what)
+	}
+	s := fmt.Sprintf("guards %s; %s; %s", strings.Join(guarded, ", "), count(on, "jail"), count(d.judge.Stats().Standing, "ban"))
+	if n := len(d.problems); n > 0 {
+		s += "; " + count(n, "problem") + ", see xdpban status"
+	}
+	return s
 }
 
 // errStopped answers calls that come after the loop has ended.
@@ -303,13 +355,13 @@ func (d *Daemon) problem(key string, err error) {
 	if err == nil {
 		if was, ok := d.problems[key]; ok {
 			delete(d.problems, key)
-			d.log.Info("over: " + was)
+			d.log.Info("over: "+was, "event", EventSolved)
 		}
 		return
 	}
 	if d.problems[key] != err.Error() {
 		d.problems[key] = err.Error()
-		d.log.Error(err.Error())
+		d.log.Error(err.Error(), "event", EventProblem)
 	}
 }
 
@@ -332,7 +384,7 @@ func (d *Daemon) take(b batch) {
 		d.enforce(bans)
 	}
 	for _, o := range d.judge.Observed() {
-		d.log.Info("would ban "+short(o.Prefix)+", but only observes", "jail", o.Jail, "addr", short(o.Prefix))
+		d.log.Info("would ban "+short(o.Prefix)+", but only observes", "event", EventObserve, "jail", o.Jail, "addr", short(o.Prefix))
 	}
 	d.checkpoint.moved(b.key, b.position)
 }
@@ -356,7 +408,7 @@ func (d *Daemon) enforce(bans []jails.Ban) {
 		if !b.Forever() {
 			until = b.Until.Format(time.RFC3339)
 		}
-		d.log.Info("ban "+short(b.Prefix), "jail", b.Jail, "addr", short(b.Prefix), "until", until, "failures", b.Failures, "strikes", b.Strikes)
+		d.log.Info("ban "+short(b.Prefix), "event", EventBan, "jail", b.Jail, "addr", short(b.Prefix), "until", until, "failures", b.Failures, "strikes", b.Strikes)
 	}
 	d.armExpiry()
 }
@@ -383,7 +435,7 @@ func (d *Daemon) apply(bans []jails.Ban) {
 	}
 	d.problem("apply", err)
 	for _, e := range gaveUp {
-		d.log.Warn("the blocklist is full: gave up the ban that ends soonest", "jail", e.Jail, "addr", short(e.Prefix))
+		d.log.Warn("the blocklist is full: gave up the ban that ends soonest", "event", EventFull, "jail", e.Jail, "addr", short(e.Prefix))
 		d.judge.Unban(e.Prefix, d.o.Now())
 		d.dropped(e)
 	}
@@ -433,7 +485,7 @@ func (d *Daemon) lift(b jails.Ban) {
 	}
 	e.Ban = b
 	d.dropped(e)
-	d.log.Info("ban of "+short(b.Prefix)+" is over", "jail", b.Jail, "addr", short(b.Prefix), "packets", e.Packets, "bytes", e.Bytes)
+	d.log.Info("ban of "+short(b.Prefix)+" is over", "event", EventOver, "jail", b.Jail, "addr", short(b.Prefix), "packets", e.Packets, "bytes", e.Bytes)
 }
 
 func (d *Daemon) armExpiry() {
@@ -451,7 +503,6 @@ func (d *Daemon) armExpiry() {
 // sweep clears entries that have ended and that only the kernel knew.
 func (d *Daemon) sweep() {
 	d.adoptOrphans()
-	d.follow()
 	_, err := d.o.Blocklist.Sweep()
 	if err != nil {
 		err = fmt.Errorf("sweep ended bans: %w", err)

@@ -154,7 +154,7 @@ func (d *Daemon) attach() error {
 			attached++
 			shown.Mode = mode
 			if changed {
-				d.log.Info("protecting interface "+name, "interface", name, "mode", mode)
+				d.log.Info("protecting interface "+name, "event", EventGuard, "interface", name, "mode", mode)
 			}
 			if mode == "generic" {
 				d.problem("generic "+name, fmt.Errorf("interface %s is protected in generic mode, which is slower: its driver has no native XDP for this configuration", name))

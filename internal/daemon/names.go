@@ -18,6 +18,7 @@ const (
 	lookupKeep   = time.Minute     // an answer is used again so long
 	lookupCache  = 10_000          // answers kept
 	namesRefresh = 5 * time.Minute // names in ignoreip
+	namesRetry   = 5 * time.Second // those that couldn't be looked up: at boot the network may come later
 )
 
 // named is a failure of a host name in a jail that looks names up.
@@ -105,8 +106,6 @@ const OriginName = "name"
 // that can't be looked up keeps its last addresses.
 func (d *Daemon) refreshNames(ctx context.Context) {
 	known := map[string][]netip.Prefix{}
-	again := time.NewTicker(namesRefresh)
-	defer again.Stop()
 	for {
 		var config *jails.Config
 		if d.do(ctx, func() { config = d.config }) != nil {
@@ -147,11 +146,15 @@ func (d *Daemon) refreshNames(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		again := time.NewTimer(namesRefresh)
+		if len(failures) > 0 {
+			again.Reset(namesRetry)
+		}
 		select {
 		case <-ctx.Done():
-			return
 		case <-again.C:
 		case <-d.reloaded:
 		}
+		again.Stop()
 	}
 }

@@ -41,7 +41,6 @@ type stream struct {
 type reading struct {
 	cancel context.CancelFunc
 	wait   sync.WaitGroup
-	active []string
 	plan   Plan
 }
 
@@ -140,7 +139,8 @@ func (d *Daemon) startReading() error {
 		return fmt.Errorf("open the logs: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	d.reading = &reading{cancel: cancel, active: r.active, plan: r.plan}
+	d.reading = &reading{cancel: cancel, plan: r.plan}
+	d.active = r.active
 	for _, src := range sources {
 		resume := d.checkpoint.positions()
 		d.reading.wait.Go(func() {
@@ -151,6 +151,11 @@ func (d *Daemon) startReading() error {
 		})
 	}
 	return nil
+}
+
+// waits says that a jail would run if what it reads were there.
+func (d *Daemon) waits(j *jails.Jail) bool {
+	return j.Enabled && j.Auto && !j.WatchesBans && !slices.Contains(d.active, j.Name)
 }
 
 // settleWithin bounds the wait for a source that can't say where it begins;
@@ -197,8 +202,11 @@ func (d *Daemon) settle(ctx context.Context) error {
 // follow starts reading anew if something was installed or removed that
 // jails with enabled = "auto" wait for, or a journal has come or gone.
 func (d *Daemon) follow() {
+	if d.reading == nil {
+		return // it couldn't be started, and the loop is about to end
+	}
 	r := makeRoute(d.config, d.o.HaveJournal(), d.o.Present)
-	if slices.Equal(r.active, d.reading.active) && reflect.DeepEqual(r.plan, d.reading.plan) {
+	if slices.Equal(r.active, d.active) && reflect.DeepEqual(r.plan, d.reading.plan) {
 		return
 	}
 	d.log.Info("what there is to read has changed", "jails", strings.Join(r.active, " "))
