@@ -17,6 +17,7 @@ var arrows = map[string][]string{
 	"xdpban/matcher":           {},
 	"xdpban/jails":             {"xdpban/matcher"},
 	"xdpban/jail.d":            {},
+	"xdpban/packaging":         {},
 	"xdpban/internal/source":   {"xdpban/matcher"},
 	"xdpban/internal/ledger":   {"xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/control":  {"xdpban/jails", "xdpban/matcher"},

@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -33,6 +31,8 @@ import (
 // runCmd is the daemon.
 type runCmd struct {
 	Interface []string `short:"i" help:"Interfaces to protect, instead of the configured ones or the default route's." placeholder:"IF"`
+	// LookupSocket is where names are looked up by another process.
+	LookupSocket string `hidden:"" env:"XDPBAN_LOOKUP_SOCKET"`
 }
 
 func (c *runCmd) Run(a *app) error {
@@ -85,10 +85,8 @@ func (c *runCmd) Run(a *app) error {
 		},
 		LedgerPath:  filepath.Join(s.StateDir, "ledger.db"),
 		HaveJournal: haveJournal,
-		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
-			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
-		},
-		Ask: askProgram,
+		Lookup:      lookupBy(c.LookupSocket),
+		Ask:         askProgram,
 		Notify: func(state string) {
 			if _, err := sdnotify.SdNotify(false, state); err != nil {
 				log.Warn("could not tell the service manager", "state", state, "error", err)
