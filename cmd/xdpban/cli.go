@@ -66,6 +66,7 @@ type grammar struct {
 	Detach   detachCmd   `cmd:"" group:"Running" help:"Take the XDP program off interfaces."`
 	Pipeline pipelineCmd `cmd:"" group:"Running" help:"Chain XDP programs of your own behind xdpban's."`
 	Policy   policyCmd   `cmd:"" group:"Running" help:"Choose who gets in: everybody but the banned, or the allowlist only."`
+	Service  serviceCmd  `cmd:"" group:"Running" help:"Make xdpban a systemd service, where no package did."`
 	Doctor   doctorCmd   `cmd:"" group:"Running" help:"Check what this machine offers, and say how to fix what is missing."`
 
 	Convert    convertCmd    `cmd:"" group:"Other" help:"Write another system's jails as xdpban's."`
