@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -198,9 +199,12 @@ func checkInterface(a *app, name string) []finding {
 		f = append(f, finding{name + " LRO", levelWarn, "on: most drivers refuse native XDP", "ethtool -K " + name + " lro off"})
 	}
 	if at.Xdp != nil && at.Xdp.Attached {
-		if attachedByUs(a, name) {
+		switch ours, err := attachedByUs(a, name); {
+		case ours:
 			f = append(f, finding{name + " XDP", levelOK, fmt.Sprintf("xdpban is attached, program %d", at.Xdp.ProgId), ""})
-		} else {
+		case errors.Is(err, fs.ErrPermission):
+			f = append(f, finding{name + " XDP", levelWarn, fmt.Sprintf("program %d is attached", at.Xdp.ProgId), "only root can tell whose it is"})
+		default:
 			prog := "unknown"
 			if n, err := programName(at.Xdp.ProgId); err == nil {
 				prog = n
@@ -213,15 +217,21 @@ func checkInterface(a *app, name string) []finding {
 	return f
 }
 
-// attachedByUs says whether a pinned link of ours is on an interface.
-func attachedByUs(a *app, iface string) bool {
+// attachedByUs says whether a link of ours is on an interface: by the
+// daemon's word, for who may not open pins, or by the pins themselves.
+func attachedByUs(a *app, iface string) (bool, error) {
+	client := control.NewClient(a.Socket)
+	defer client.Close()
+	if s, err := client.Status(a.ctx); err == nil && slices.ContainsFunc(s.Interfaces, func(i control.Interface) bool { return i.Name == iface && i.Error == "" }) {
+		return true, nil
+	}
 	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MustExist: true})
 	if err != nil {
-		return false
+		return false, err
 	}
 	defer b.Close()
 	list, err := b.Attachments()
-	return err == nil && slices.ContainsFunc(list, func(at bpf.Attachment) bool { return at.Interface == iface && !at.Severed })
+	return slices.ContainsFunc(list, func(at bpf.Attachment) bool { return at.Interface == iface && !at.Severed }), err
 }
 
 // ethtool does one of the old ethtool calls, which every driver knows.
