@@ -20,11 +20,13 @@ LLVM_STRIP   ?= llvm-strip-14
 CLANG_FORMAT ?= clang-format-14
 BPF_C        := $(wildcard bpf/*.c bpf/*.h bpf/*/*.c bpf/*/*.h)
 
+UNITS := xdpban.service xdpban-lookup.service xdpban-lookup.socket
+
 # Debian packages, by what needs them.
 DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpass systemd util-linux
 DEPS_BUILD  := clang-14 llvm-14 clang-format-14 libbpf-dev
-DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban gcc libc6-dev nginx-light rsyslog xz-utils zstd
-DEPS_SYSTEM := $(DEPS_DEMO) debootstrap systemd-container
+DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban fish gcc libc6-dev mandoc nginx-light rpm rsyslog xz-utils zsh zstd
+DEPS_SYSTEM := $(DEPS_DEMO) curl debootstrap systemd-container
 DEPS_KERNEL := $(DEPS_BUILD) cpio iproute2 iputils-ping qemu-system-x86 tcpdump util-linux xdp-tools xz-utils
 
 # Installs what is missing of the packages given, and asks for nothing when
@@ -95,56 +97,80 @@ check-generated: ## fail if the committed BPF objects aren't what the source mak
 	(cd "$$tmp" && $(GO) generate ./bpf/...); \
 	diff -r bpf "$$tmp/bpf" || { echo "generated files are not current: run make generate"; exit 1; }
 
+UNITDIR ?= $(PREFIX)/lib/systemd/system
 .PHONY: install
-install: ## install the program, its unit, its manual pages and its configuration: PREFIX, DESTDIR
+install: ## install the program and all that belongs to it: PREFIX, DESTDIR, UNITDIR
 	[ -x xdpban ] || $(MAKE) build
 	install -D -m 755 xdpban $(DESTDIR)$(PREFIX)/bin/xdpban
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 packaging/man/xdpban.1
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 packaging/man/xdpban.toml.5 packaging/man/xdpban-jail.5
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/xdpban/fail2ban packaging/fail2ban/xdpban.conf
-	install -d $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/xdpban/jail.d
-	sed 's|/usr/bin/xdpban|$(PREFIX)/bin/xdpban|' packaging/xdpban.service >$(DESTDIR)/etc/systemd/system/xdpban.service
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
+	./xdpban completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/xdpban
+	./xdpban completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_xdpban
+	./xdpban completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/xdpban.fish
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/xdpban/jail.d
+	for unit in $(UNITS); do sed 's|=/usr/bin/xdpban |=$(PREFIX)/bin/xdpban |' packaging/$$unit >$(DESTDIR)$(UNITDIR)/$$unit; done
 	[ -e $(DESTDIR)/etc/xdpban/xdpban.toml ] || install -m 644 -t $(DESTDIR)/etc/xdpban packaging/xdpban.toml
+
+.PHONY: uninstall
+uninstall: ## take away what install brought, but for the configuration
+	rm -f $(DESTDIR)$(PREFIX)/bin/xdpban $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
+	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1/xdpban.1 man/man5/xdpban.toml.5 man/man5/xdpban-jail.5 \
+		bash-completion/completions/xdpban zsh/site-functions/_xdpban fish/vendor_completions.d/xdpban.fish)
+	rm -rf $(DESTDIR)$(PREFIX)/share/xdpban
 
 # The same tree makes the same bytes: every time in a package is the last
 # commit's.
-DIST := dist
+DIST  := dist
+ARCHS := amd64 arm64
+KINDS := deb rpm
 .PHONY: package
 package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64
 	rm -rf $(DIST)
 	mkdir -p $(DIST)/stage
-	cp -r packaging/nfpm.yaml packaging/scripts packaging/xdpban.service packaging/xdpban.toml LICENSE $(DIST)/stage
+	cp -r packaging/nfpm.yaml packaging/scripts packaging/lintian-overrides packaging/xdpban.toml $(addprefix packaging/,$(UNITS)) $(DIST)/stage
 	cp packaging/fail2ban/xdpban.conf $(DIST)/stage/fail2ban-action.conf
 	for page in packaging/man/*; do gzip -9n <$$page >$(DIST)/stage/$${page##*/}.gz; done
 	for shell in bash zsh fish; do $(GO) run -buildvcs=false ./cmd/xdpban completion $$shell >$(DIST)/stage/completion.$$shell; done
 	gzip -9n <CHANGELOG.md >$(DIST)/stage/changelog.gz
+	printf 'xdpban (%s-1) stable; urgency=medium\n\n  * See changelog.gz.\n\n -- xdpban maintainers <maintainers@example.org>  %s\n' \
+		'$(VERSION)' "$$(LC_ALL=C TZ=UTC git log -1 --format=%cd --date=rfc-local)" | gzip -9n >$(DIST)/stage/changelog.Debian.gz
+	packaging/copyright >$(DIST)/stage/copyright
 	$(GO) build -buildvcs=false -modfile=packaging/tools.mod -o $(DIST)/stage/nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm
 	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); \
-	for ARCH in amd64 arm64; do \
+	for ARCH in $(ARCHS); do \
 		CGO_ENABLED=0 GOARCH=$$ARCH $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/stage/xdpban ./cmd/xdpban; \
-		for kind in deb rpm; do \
+		for kind in $(KINDS); do \
 			(cd $(DIST)/stage && ARCH=$$ARCH VERSION=$(VERSION) ./nfpm package --config nfpm.yaml --packager $$kind --target ..); \
 		done; \
 	done
 	rm -rf $(DIST)/stage
 	@ls -l $(DIST)
 
-# A Debian to test in, made once.
+# A Debian to test in, made once for a list of packages. A mirror may hiccup.
 ROOT := .cache/debian-12
-$(ROOT)/.made:
-	rm -rf $(ROOT)
-	mkdir -p $(ROOT)
-	debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,nginx-light,iproute2,iputils-ping,procps bookworm $(ROOT)
-	touch $@
+ROOT_PACKAGES := systemd,systemd-sysv,dbus,libpam-systemd,openssh-server,nginx-light,iproute2,iputils-ping,procps
+.PHONY: root
+root:
+	@[ "$$(cat $(ROOT).made 2>/dev/null)" = '$(ROOT_PACKAGES)' ] && exit; \
+	for pause in 5 30 0; do \
+		rm -rf $(ROOT) $(ROOT).made; mkdir -p $(ROOT); \
+		if debootstrap --variant=minbase --include=$(ROOT_PACKAGES) bookworm $(ROOT); then \
+			echo '$(ROOT_PACKAGES)' >$(ROOT).made; exit; \
+		fi; \
+		sleep $$pause; \
+	done; \
+	echo 'making a Debian failed three times: see $(ROOT)/debootstrap/debootstrap.log'; exit 1
 
 .PHONY: test-system
 test-system: ## install, attack, crash, upgrade, reboot and purge on a whole Debian (as root)
 	$(call need,$(DEPS_SYSTEM))
-	$(MAKE) $(ROOT)/.made
+	$(MAKE) root
 	rm -rf .cache/debs
 	mkdir -p .cache/debs
-	$(MAKE) package DIST=.cache/debs/next VERSION=$(VERSION)+next
-	$(MAKE) package DIST=.cache/debs/this
+	$(MAKE) package DIST=.cache/debs/next VERSION=$(VERSION)+next KINDS=deb ARCHS="$$(dpkg --print-architecture)"
+	$(MAKE) package DIST=.cache/debs/this KINDS=deb ARCHS="$$(dpkg --print-architecture)"
 	XDPBAN_TEST_ROOT=$(abspath $(ROOT)) XDPBAN_TEST_DEBS=$(abspath .cache/debs) $(GO) test -count=1 -v -timeout 15m ./test/system
 
 # Kernels to test on, by the Debian release whose package they are: the oldest

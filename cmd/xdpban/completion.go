@@ -23,6 +23,8 @@ func (c *completionCmd) Run(a *app) error {
 		// zsh runs bash's completions by its own compatibility module.
 		b.WriteString("#compdef xdpban\nautoload -U +X bashcompinit && bashcompinit\n")
 		bashCompletion(&b, a.model)
+		// The first time, zsh runs this file itself as the completion.
+		b.WriteString("[[ ${funcstack[1]} != _xdpban ]] || _bash_complete -o default -F _xdpban\n")
 	case "fish":
 		fishCompletion(&b, a.model)
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/netip"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -207,4 +209,25 @@ func FuzzReadExport(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestManualNamesCommands: xdpban(1) has each command.
+func TestManualNamesCommands(t *testing.T) {
+	page, err := os.ReadFile("../../packaging/man/xdpban.1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var said strings.Builder
+	if code := execute([]string{"completion", "bash"}, nil, &said, &said); code != exitDone {
+		t.Fatal(said.String())
+	}
+	words := regexp.MustCompile(`(?m)^\t''\) w="([^"]*)"`).FindStringSubmatch(said.String())
+	if words == nil {
+		t.Fatalf("no commands in\n%s", &said)
+	}
+	for _, w := range strings.Fields(words[1]) {
+		if !strings.HasPrefix(w, "-") && !regexp.MustCompile(`(?m)^\.It Cm (\w+ , )*`+w+`\b`).Match(page) {
+			t.Errorf("xdpban(1) doesn't have %s", w)
+		}
+	}
 }
