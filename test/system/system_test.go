@@ -3,7 +3,6 @@
 package system
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -26,7 +25,8 @@ const (
 	server     = "192.0.2.1"
 	attacker   = "192.0.2.66"
 	scanner    = "192.0.2.77" // a second address of the attacker's host
-	bystander  = "192.0.2.7"  // a third one
+	bystander  = "192.0.2.7"  // a third one, of which nothing bad is known
+	latecomer  = "192.0.2.88" // a fourth one
 	pingPeriod = 50 * time.Millisecond
 )
 
@@ -36,6 +36,45 @@ type rig struct {
 	ctx context.Context
 	sys *lab.System
 	out *lab.Host
+}
+
+// as runs a command as a user who is a member of one group, and nothing else.
+func (r *rig) as(group string, argv ...string) (string, error) {
+	return r.sys.Run(r.ctx, append([]string{"setpriv", "--reuid=nobody", "--regid=nogroup", "--groups=" + group}, argv...)...)
+}
+
+// write makes a file of the system.
+func (r *rig) write(path, text string) {
+	r.Helper()
+	if err := os.WriteFile(r.sys.Path(path), []byte(text), 0o644); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// says fails unless a text has all of the given parts.
+func (r *rig) says(text string, parts ...string) {
+	r.Helper()
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			r.Errorf("no %q in:\n%s", p, text)
+		}
+	}
+}
+
+// exposure is the score of a unit's sandbox: from 0, nothing to gain, to 10.
+func (r *rig) exposure(unit string) float64 {
+	r.Helper()
+	out := r.run("systemd-analyze", "security", "--no-pager", unit)
+	m := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(out)
+	if m == nil {
+		r.Fatalf("no score in:\n%s", out)
+	}
+	r.Log(m[0])
+	score, err := strconv.ParseFloat(m[1], 64)
+	if err != nil {
+		r.Fatal(err)
+	}
+	return score
 }
 
 func (r *rig) run(argv ...string) string {
@@ -62,7 +101,7 @@ func (r *rig) show(argv ...string) string {
 func (r *rig) join() {
 	r.Helper()
 	p := func(a string) netip.Prefix { return netip.PrefixFrom(netip.MustParseAddr(a), 24) }
-	if err := lab.Join(r.ctx, "eth0", r.sys.Host, []netip.Prefix{p(server)}, r.out, []netip.Prefix{p(attacker), p(scanner), p(bystander)}); err != nil {
+	if err := lab.Join(r.ctx, "eth0", r.sys.Host, []netip.Prefix{p(server)}, r.out, []netip.Prefix{p(attacker), p(scanner), p(bystander), p(latecomer)}); err != nil {
 		r.Fatal(err)
 	}
 	r.run("ip", "route", "add", "default", "via", attacker)
@@ -146,18 +185,60 @@ func (r *rig) withoutAHole(what string, f func()) {
 // get asks the server's nginx for a path, from one of the attacker's
 // addresses.
 func (r *rig) get(from, path string) error {
-	return r.out.In(func() error {
-		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 2 * time.Second}
-		c, err := d.Dial("tcp4", server+":80")
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		c.SetDeadline(time.Now().Add(2 * time.Second))
-		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n", path)
-		_, err = io.Copy(io.Discard, bufio.NewReader(c))
+	_, err := r.out.Run(r.ctx, "curl", "--silent", "--output", "/dev/null", "--max-time", "2", "--interface", from, "http://"+server+path)
+	return err
+}
+
+// guess tries to log in with a wrong password.
+func (r *rig) guess(from string) {
+	r.Helper()
+	if _, ok, err := r.out.SSH(r.ctx, from, "root", "wrong", server); err != nil || ok {
+		r.Fatal(ok, err)
+	}
+}
+
+// serveNames answers on the bystander's address, for the address of every
+// name but those that don't end in example.org, as a name server does
+// (RFC 1035, section 4).
+func (r *rig) serveNames(addr string) io.Closer {
+	r.Helper()
+	var conn net.PacketConn
+	err := r.out.In(func() (err error) {
+		conn, err = net.ListenPacket("udp4", bystander+":53")
 		return err
 	})
+	if err != nil {
+		r.Fatal(err)
+	}
+	ip := netip.MustParseAddr(addr).As4()
+	go func() {
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			const header = 12
+			end := header
+			for end < n && buf[end] != 0 {
+				end += 1 + int(buf[end])
+			}
+			if end += 5; end > n { // the root label, type, class
+				continue
+			}
+			answer := append([]byte(nil), buf[:end]...)
+			copy(answer[2:], []byte{0x84, 0, 0, 1, 0, 0, 0, 0, 0, 0}) // an authoritative answer, one question
+			if !strings.Contains(string(buf[header:end]), "\x07example\x03org\x00") {
+				answer[3] = 3 // no such name
+			} else if buf[end-3] == 1 { // type A
+				answer[7] = 1
+				answer = append(answer, 0xc0, header, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4)
+				answer = append(answer, ip[:]...)
+			}
+			conn.WriteTo(answer, from)
+		}
+	}()
+	return conn
 }
 
 // install copies the package into the system and installs it.
@@ -213,10 +294,17 @@ func TestPackageOnDebian(t *testing.T) {
 		r.join()
 		r.install(deb("this"))
 		r.active()
-		r.show("systemctl", "status", "--no-pager", "--lines=20", "xdpban")
-		r.show("xdpban", "status")
+		r.says(r.show("systemctl", "status", "--no-pager", "--lines=20", "xdpban"),
+			"; enabled; ", "active (running)", `Status: "guards eth0; `, "is up: guards eth0; ")
+		r.says(r.show("xdpban", "status"), "eth0: attached, native", "waiting for what they read: apache-auth, ")
 		if out := r.show("systemctl", "show", "--property=Type,WatchdogUSec,NotifyAccess", "xdpban"); !strings.Contains(out, "Type=notify") || strings.Contains(out, "WatchdogUSec=0") {
 			r.Error("the unit has no watchdog or no readiness protocol")
+		}
+		if out := r.run("dpkg-query", "-W", "-f=${Conffiles}", "xdpban"); !strings.Contains(out, "/etc/xdpban/xdpban.toml") {
+			r.Errorf("conffiles: %q", out)
+		}
+		if out, err := r.sys.Run(r.ctx, "xdpban", "service", "install"); err == nil || !strings.Contains(out, "comes from elsewhere, such as a package") {
+			r.Errorf("a service beside the package's: %v\n%s", err, out)
 		}
 	})
 	step("ssh", func(r *rig) {
@@ -224,19 +312,16 @@ func TestPackageOnDebian(t *testing.T) {
 			r.Fatal("not served before any failure")
 		}
 		for range 5 {
-			if _, _, err := r.out.SSH(r.ctx, attacker, "root", "wrong", server); err != nil {
-				r.Fatal(err)
-			}
+			r.guess(attacker)
 		}
 		r.until("the attacker is dropped", func() bool { return !r.served(attacker) })
 		if !r.served(bystander) {
 			r.Error("the bystander isn't served")
 		}
-		r.show("xdpban", "list")
-		if log := r.show("journalctl", "--no-pager", "-u", "xdpban"); !strings.Contains(log, attacker) {
-			r.Error("the journal doesn't name whom xdpban banned")
-		}
-		r.show("journalctl", "--no-pager", "-u", "xdpban", "-o", "verbose", "-n", "1")
+		r.says(r.show("xdpban", "list"), attacker)
+		r.says(r.show("journalctl", "--no-pager", "-u", "xdpban"), "ban "+attacker+" jail=sshd ")
+		r.says(r.show("journalctl", "--no-pager", "-u", "xdpban", "-o", "verbose", "MESSAGE_ID=3538e9841d3d500300f38a157ea42770"),
+			"JAIL=sshd", "ADDR="+attacker, "FAILURES=5", "SYSLOG_IDENTIFIER=xdpban")
 	})
 	step("nginx", func(r *rig) {
 		for i := 0; r.get(scanner, "/wp-login.php") == nil && r.get(scanner, "/.env") == nil; i++ {
@@ -244,7 +329,6 @@ func TestPackageOnDebian(t *testing.T) {
 				r.show("tail", "-n", "3", "/var/log/nginx/access.log")
 				r.Fatal("a scanner may go on for ever")
 			}
-			time.Sleep(20 * time.Millisecond)
 		}
 		if out := r.show("xdpban", "list"); !strings.Contains(out, scanner) || !strings.Contains(out, "nginx") {
 			r.Error("the scanner isn't on the list")
@@ -256,17 +340,13 @@ func TestPackageOnDebian(t *testing.T) {
 	step("reload", func(r *rig) {
 		pid := r.mainPID()
 		r.withoutAHole("reload", func() { r.run("systemctl", "reload", "xdpban") })
-		bad := r.sys.Path("/etc/xdpban/jail.d/bad.toml")
-		if err := os.WriteFile(bad, []byte("[jail.sshd]\nmaxretry = \"many\"\n"), 0o644); err != nil {
-			r.Fatal(err)
-		}
+		r.write("/etc/xdpban/jail.d/bad.toml", "[jail.sshd]\nmaxretry = \"many\"\nbantime = 1\n")
 		if out, err := r.sys.Run(r.ctx, "systemctl", "reload", "xdpban"); err == nil {
 			r.Errorf("a reload with a broken configuration passes for good: %s", out)
 		}
-		if log := r.show("journalctl", "--no-pager", "-u", "xdpban", "-n", "5"); !strings.Contains(log, "bad.toml") {
-			r.Error("the journal doesn't name the broken file")
-		}
-		os.Remove(bad)
+		r.says(r.show("journalctl", "--no-pager", "-u", "xdpban", "-n", "6"), "/etc/xdpban/jail.d/bad.toml:2: jail.sshd.maxretry: ", "bad.toml:3: jail.sshd.bantime: ", "Reload failed")
+		r.says(r.show("systemctl", "status", "--no-pager", "--lines=0", "xdpban"), "active (running)", "1 problem, see xdpban status")
+		r.run("rm", "/etc/xdpban/jail.d/bad.toml")
 		if r.mainPID() != pid {
 			r.Error("reload made a new process")
 		}
@@ -277,15 +357,66 @@ func TestPackageOnDebian(t *testing.T) {
 		r.active()
 	})
 	step("security", func(r *rig) {
-		out := r.run("systemd-analyze", "security", "--no-pager", "xdpban.service")
-		m := regexp.MustCompile(`Overall exposure level for xdpban.service: ([0-9.]+)`).FindStringSubmatch(out)
-		if m == nil {
-			r.Fatalf("no score in:\n%s", out)
+		for _, unit := range []string{"xdpban.service", "xdpban-lookup.service"} {
+			if score := r.exposure(unit); score >= 2 {
+				r.Errorf("exposure of %s: %v, want below 2.0", unit, score)
+			}
 		}
-		r.Log(m[0])
-		if score, _ := strconv.ParseFloat(m[1], 64); score >= 2 {
-			r.Errorf("exposure %s, want below 2.0:\n%s", m[1], out)
+	})
+	step("names", func(r *rig) {
+		names := r.serveNames("203.0.113.5")
+		defer names.Close()
+		r.write("/etc/resolv.conf", "nameserver "+bystander+"\n")
+		r.run("sh", "-c", "echo 203.0.113.6 office.internal >>/etc/hosts")
+		r.write("/etc/xdpban/xdpban.toml", `ignoreip = ["admin.example.org", "office.internal", "no.such.name"]`+"\n")
+		r.run("systemctl", "reload", "xdpban")
+		r.until("the names are looked up", func() bool {
+			out, _ := r.sys.Run(r.ctx, "xdpban", "allow")
+			return strings.Contains(out, "203.0.113.5") && strings.Contains(out, "203.0.113.6")
+		})
+		r.show("xdpban", "allow")
+		r.says(r.show("xdpban", "status"), "look up no.such.name of ignoreip: ")
+		if out, err := r.sys.Run(r.ctx, "xdpban", "ban", "203.0.113.5"); err == nil {
+			r.Errorf("a name of ignoreip can be banned: %s", out)
 		}
+		r.show("systemctl", "status", "--no-pager", "xdpban-lookup.service")
+	})
+	step("group", func(r *rig) {
+		r.write("/etc/xdpban/xdpban.toml", "socket_group = \"adm\"\n")
+		r.run("systemctl", "restart", "xdpban")
+		if out, err := r.as("adm", "xdpban", "list"); err != nil || !strings.Contains(out, attacker) {
+			r.Errorf("a member of the group: %v\n%s", err, out)
+		}
+		if out, err := r.as("adm", "xdpban", "unban", attacker); err == nil || !strings.Contains(out, "permission denied") {
+			r.Errorf("a member of the group may unban: %v\n%s", err, out)
+		}
+		if out, err := r.as("games", "xdpban", "list"); err == nil {
+			r.Errorf("a stranger may look: %s", out)
+		}
+		if out, err := r.as("adm", "xdpban", "doctor", "eth0"); strings.Contains(out, "another program") {
+			r.Errorf("doctor doesn't know its own program: %v\n%s", err, out)
+		}
+		r.says(r.show("xdpban", "doctor"), "xdpban is attached")
+	})
+	step("auto", func(r *rig) {
+		r.write("/etc/xdpban/jail.d/later.toml", "[jail.later]\nenabled = \"auto\"\njournal = [\"_SYSTEMD_UNIT=later.service\"]\nmaxretry = 1\nprogram = [\"later\"]\nfailregex = ['^bad guess from <ADDR>$']\n")
+		r.run("systemctl", "reload", "xdpban")
+		r.says(r.run("xdpban", "status", "later"), "later: waits for what it reads")
+		r.write("/etc/systemd/system/later.service", "[Service]\nSyslogIdentifier=later\nExecStart=sh -c 'while sleep 0.5; do echo bad guess from 203.0.113.77; done'\n")
+		r.run("systemctl", "daemon-reload")
+		r.run("systemctl", "start", "later")
+		r.until("the jail is on", func() bool {
+			out, _ := r.sys.Run(r.ctx, "xdpban", "status", "later")
+			return strings.HasPrefix(out, "later: on")
+		})
+		r.until("it bans", func() bool {
+			out, _ := r.sys.Run(r.ctx, "xdpban", "list")
+			return strings.Contains(out, "203.0.113.77")
+		})
+		r.run("systemctl", "stop", "later")
+		r.run("rm", "/etc/systemd/system/later.service", "/etc/xdpban/jail.d/later.toml")
+		r.run("systemctl", "daemon-reload")
+		r.run("systemctl", "reload", "xdpban")
 	})
 	step("crash", func(r *rig) {
 		pid := r.mainPID()
@@ -297,24 +428,36 @@ func TestPackageOnDebian(t *testing.T) {
 	})
 	step("watchdog", func(r *rig) {
 		r.run("mkdir", "-p", "/run/systemd/system/xdpban.service.d")
-		r.run("sh", "-c", "printf '[Service]\\nWatchdogSec=2s\\n' >/run/systemd/system/xdpban.service.d/test.conf")
+		r.write("/run/systemd/system/xdpban.service.d/test.conf", "[Service]\nWatchdogSec=2s\n")
 		r.run("systemctl", "daemon-reload")
 		r.run("systemctl", "restart", "xdpban")
 		pid := r.mainPID()
-		r.run("kill", "-STOP", strconv.Itoa(pid))
-		r.until("the watchdog restarts a hanging daemon", func() bool { p := r.mainPID(); return p != 0 && p != pid })
-		r.active()
+		r.withoutAHole("watchdog", func() {
+			r.run("kill", "-STOP", strconv.Itoa(pid))
+			r.until("the watchdog restarts a hanging daemon", func() bool { p := r.mainPID(); return p != 0 && p != pid })
+			r.active()
+		})
+		r.says(r.run("journalctl", "--no-pager", "-u", "xdpban", "-n", "20"), "Failed with result 'watchdog'")
 		r.run("rm", "-r", "/run/systemd/system/xdpban.service.d")
 		r.run("systemctl", "daemon-reload")
 		r.run("systemctl", "restart", "xdpban")
 	})
 	step("upgrade", func(r *rig) {
 		before := r.run("xdpban", "version")
+		var guesses sync.WaitGroup
+		for range 5 {
+			guesses.Go(func() { r.out.SSH(r.ctx, latecomer, "root", "wrong", server) })
+		}
 		r.withoutAHole("upgrade", func() { r.install(deb("next")) })
+		guesses.Wait()
 		r.active()
 		if after := r.run("xdpban", "version"); after == before {
 			r.Errorf("still %s", before)
 		}
+		r.until("who guessed during the upgrade is banned", func() bool {
+			out, _ := r.sys.Run(r.ctx, "xdpban", "list")
+			return strings.Contains(out, latecomer)
+		})
 	})
 	step("reboot", func(r *rig) {
 		if err := r.sys.Reboot(r.ctx); err != nil {
@@ -328,16 +471,63 @@ func TestPackageOnDebian(t *testing.T) {
 		if !r.served(bystander) {
 			r.Error("the bystander isn't served")
 		}
-		r.show("xdpban", "list")
+		r.says(r.show("xdpban", "list"), attacker, scanner, latecomer)
+	})
+	step("remove", func(r *rig) {
+		r.run("cp", "/usr/bin/xdpban", "/root/xdpban")
+		r.run("dpkg", "--remove", "xdpban")
+		r.until("the attacker is served again", func() bool { return r.served(attacker) })
+		r.install(deb("next"))
+		r.active()
+		r.until("the attacker is banned by what the ledger remembers", func() bool { return !r.served(attacker) })
 	})
 	step("purge", func(r *rig) {
 		r.run("dpkg", "--purge", "xdpban")
 		r.until("the attacker is served again", func() bool { return r.served(attacker) })
-		left := r.run("sh", "-c", "find / -xdev -name '*xdpban*' -not -path '/proc/*' -not -path '/root/*' -not -path '/tmp/*'; ls /run /sys/fs/bpf | grep xdpban || :")
-		if strings.TrimSpace(left) != "" {
-			r.Errorf("left after purge:\n%s", left)
+		r.nothingLeft()
+	})
+	step("service", func(r *rig) {
+		if out, err := r.as("adm", "cat", "/root/xdpban"); err == nil {
+			r.Fatalf("the test's premise: %s", out)
+		}
+		r.says(r.show("/root/xdpban", "service", "install"), "wrote /usr/local/bin/xdpban", "wrote /etc/xdpban/xdpban.toml", "is enabled and runs")
+		r.active()
+		r.says(r.show("xdpban", "service", "status"), "/etc/systemd/system/xdpban.service: enabled, active", "guards eth0")
+		if score := r.exposure("xdpban.service"); score >= 2 {
+			r.Errorf("exposure %v, want below 2.0", score)
+		}
+		for range 5 {
+			r.guess(attacker)
+		}
+		r.until("the attacker is dropped", func() bool { return !r.served(attacker) })
+		r.withoutAHole("installing again", func() { r.run("/root/xdpban", "service", "install") })
+		r.show("xdpban", "service", "uninstall", "--purge")
+		r.until("the attacker is served again", func() bool { return r.served(attacker) })
+		r.nothingLeft()
+		if out, err := r.sys.Run(r.ctx, "/root/xdpban", "service", "status"); err == nil || !strings.Contains(out, "no service here") {
+			r.Errorf("status of nothing: %v\n%s", err, out)
+		}
+		// The attacker's host has no systemd.
+		binary, err := os.ReadFile(r.sys.Path("/root/xdpban"))
+		if err == nil {
+			err = os.WriteFile(r.out.Path("/run/lab/bin/xdpban"), binary, 0o755)
+		}
+		if err != nil {
+			r.Fatal(err)
+		}
+		if out, err := r.out.Run(r.ctx, "xdpban", "service", "install"); err == nil || !strings.Contains(out, "systemd doesn't run this machine") {
+			r.Errorf("without systemd: %v\n%s", err, out)
 		}
 	})
+}
+
+// nothingLeft looks for traces after a removal.
+func (r *rig) nothingLeft() {
+	r.Helper()
+	left := r.run("sh", "-c", "find / -xdev -name '*xdpban*' -not -path '/proc/*' -not -path '/root/*' -not -path '/tmp/*' -not -path '/var/tmp/*'; ls /run /sys/fs/bpf | grep xdpban || :")
+	if strings.TrimSpace(left) != "" {
+		r.Errorf("left behind:\n%s", left)
+	}
 }
 
 func arch(t *testing.T) string {
