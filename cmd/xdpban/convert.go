@@ -105,8 +105,11 @@ func (c *convertCmd) Run(a *app) error {
 			return err
 		}
 	}
-	if err := a.print(res, func(w io.Writer) { c.report(a, w, res) }); err != nil {
+	if err := a.print(res, func(w io.Writer) { c.report(w, res) }); err != nil {
 		return err
+	}
+	if !a.JSON {
+		c.notes(a, res)
 	}
 	if c.Out != "" {
 		// What stood in the folder before may not go together with it.
@@ -149,9 +152,8 @@ func (c *convertCmd) write(list []*fail2ban.Converted) error {
 	return nil
 }
 
-// report tells what came of it: files on standard output, and what was left
-// out beside them.
-func (c *convertCmd) report(a *app, w io.Writer, res conversion) {
+// report tells what came of it.
+func (c *convertCmd) report(w io.Writer, res conversion) {
 	show := func(f convertedFile, first bool) {
 		switch {
 		case c.Out != "":
@@ -166,6 +168,10 @@ func (c *convertCmd) report(a *app, w io.Writer, res conversion) {
 	for _, j := range res.Jails {
 		show(j.convertedFile, false)
 	}
+}
+
+// notes tells on standard error what was left out, and what comes next.
+func (c *convertCmd) notes(a *app, res conversion) {
 	for _, j := range res.Jails {
 		for _, n := range j.Notes {
 			a.warn("jail %s: %s", j.Name, n)
