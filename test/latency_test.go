@@ -24,7 +24,7 @@ import (
 func BenchmarkLineToDrop(b *testing.B) {
 	for _, log := range []struct {
 		name  string
-		start func(*testing.B, *bed) (write func(line string))
+		start func(testing.TB, *bed) (write func(line string))
 	}{
 		{"file", toFile},
 		{"journal", toJournal},
@@ -173,7 +173,7 @@ func (b *bed) lineToDrop(receiver *net.UDPConn, source netip.Addr, write func())
 }
 
 // toFile gives the server an auth.log.
-func toFile(b *testing.B, bed *bed) func(string) {
+func toFile(b testing.TB, bed *bed) func(string) {
 	f, err := os.OpenFile(bed.server.Path("/var/log/auth.log"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o640)
 	if err != nil {
 		b.Fatal(err)
@@ -190,7 +190,7 @@ func toFile(b *testing.B, bed *bed) func(string) {
 // toJournal gives the server a journald, and ssh.service a process that
 // logs what it is given, so the journal knows the lines as sshd's. The time
 // includes the hop to that process.
-func toJournal(b *testing.B, bed *bed) func(string) {
+func toJournal(b testing.TB, bed *bed) func(string) {
 	if _, err := bed.server.Journald(bed.ctx); err != nil {
 		b.Fatal(err)
 	}

@@ -69,10 +69,16 @@ const (
 
 func newBed(t testing.TB, more ...netip.Prefix) *bed {
 	t.Helper()
+	return newBedFor(t, 3*time.Minute, more...)
+}
+
+// newBedFor is newBed for a test that takes longer.
+func newBedFor(t testing.TB, most time.Duration, more ...netip.Prefix) *bed {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make name spaces")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), most)
 	t.Cleanup(cancel)
 	b := &bed{TB: t, ctx: ctx}
 	for name, h := range map[string]**lab.Host{"server": &b.server, "attacker": &b.attacker} {
