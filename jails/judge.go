@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"iter"
+	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -122,8 +123,8 @@ func NewJudge(c *Config) *Judge {
 func (j *Judge) Reload(c *Config) {
 	j.conf = c
 	j.SetAllowed("config", c.Settings.IgnoreIP)
-	if n := max(c.Settings.MaxBansPerMin, 0); n != len(j.brake.made) {
-		j.brake = brake{made: make([]int64, n)}
+	if n := c.Settings.MaxBansPerMin; n != j.brake.most || j.brake.made == nil {
+		j.brake = newBrake(n)
 	}
 	for _, js := range j.jails {
 		js.conf = nil
@@ -275,7 +276,7 @@ func (j *Judge) judge(t *track, now time.Time, bans []Ban) []Ban {
 		}
 		b := t.newBan(t.window[first:last+1], j.strikes(t))
 		over := b.over(now)
-		if !over && !b.observed && !j.brake.release(now) {
+		if !over && !b.observed && !j.brake.release(time.Unix(0, b.since)) {
 			j.stats.Braked++
 			t.braked = true
 			return bans
@@ -584,7 +585,8 @@ func (j *Judge) Observed() []Ban {
 	return bans
 }
 
-// Braked says that a new ban would be held back now by MaxBansPerMin.
+// Braked says that a ban for a failure of now would be held back by
+// MaxBansPerMin.
 // Stats.Braked counts those that were.
 func (j *Judge) Braked(now time.Time) bool { return !j.brake.free(now) }
 
@@ -697,28 +699,42 @@ func (h *endHeap) Pop() any {
 	return t
 }
 
-// brake is the limit on new bans in any minute.
+// brake is the limit on new bans in any minute, by the times at which they
+// begin and not by the clock: a backlog of a day may ban what a day may.
 type brake struct {
-	made []int64 // the times of the last bans, a ring
-	next int
+	most int           // 0: no limit
+	made map[int64]int // bans by the second
+	last int64         // of the seconds
 }
 
-func (k *brake) free(now time.Time) bool {
-	if len(k.made) == 0 {
+// brakeMemory is how far back a brake remembers, in seconds: lines older than
+// that, beside newer ones, are a rare backlog.
+const brakeMemory = 24 * 60 * 60
+
+func newBrake(most int) brake { return brake{most: most, made: map[int64]int{}} }
+
+func (k *brake) free(at time.Time) bool {
+	if k.most <= 0 {
 		return true
 	}
-	oldest := k.made[k.next]
-	// A clock that was set back must not hold all bans back.
-	return now.UnixNano()-oldest >= int64(time.Minute) || now.UnixNano() < oldest
+	n := 0
+	for s := at.Unix() - 59; s <= at.Unix(); s++ {
+		n += k.made[s]
+	}
+	return n < k.most
 }
 
-func (k *brake) release(now time.Time) bool {
-	if !k.free(now) {
+func (k *brake) release(at time.Time) bool {
+	if !k.free(at) {
 		return false
 	}
-	if len(k.made) > 0 {
-		k.made[k.next] = now.UnixNano()
-		k.next = (k.next + 1) % len(k.made)
+	if k.most <= 0 {
+		return true
+	}
+	k.made[at.Unix()]++
+	k.last = max(k.last, at.Unix())
+	if len(k.made) > 2*brakeMemory {
+		maps.DeleteFunc(k.made, func(s int64, _ int) bool { return s <= k.last-brakeMemory })
 	}
 	return true
 }

@@ -492,6 +492,34 @@ func TestBrake(t *testing.T) {
 	}
 }
 
+// TestBrakeInABacklog: what a day's lines may ban, its backlog may.
+func TestBrakeInABacklog(t *testing.T) {
+	b := newBench(t, Settings{MaxBansPerMin: 2}, simple("sshd", 1))
+	now := at(3000)
+	for i := range 100 {
+		f := failure(fmt.Sprintf("192.0.2.%d", i), float64(i/2*60))
+		if bans := b.Judge.Failure("sshd", f, now); len(bans) != 1 {
+			t.Errorf("failure %d of a backlog led to %d bans", i, len(bans))
+		}
+	}
+	for i := range 100 {
+		b.Judge.Failure("sshd", failure(fmt.Sprintf("198.51.100.%d", i), float64(i/2*60)), now)
+	}
+	if s := b.Stats(); s.Braked != 100 {
+		t.Errorf("%d held back, want those above 2 in a minute of the lines, 100", s.Braked)
+	}
+}
+
+func TestBrakeForgets(t *testing.T) {
+	k := newBrake(1)
+	for i := range 10 * brakeMemory {
+		k.release(time.Unix(int64(i), 0))
+	}
+	if len(k.made) > 2*brakeMemory {
+		t.Errorf("%d seconds remembered", len(k.made))
+	}
+}
+
 func TestMemoryIsBounded(t *testing.T) {
 	short := simple("web", 2)
 	short.FindTime = time.Minute

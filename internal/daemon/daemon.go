@@ -172,6 +172,7 @@ type Daemon struct {
 	checkpoint checkpoint
 	questions  questions
 	braked     uint64 // bans held back, as last said
+	brakedAt   time.Time
 }
 
 // New makes a daemon. Nothing happens before Run.
@@ -370,7 +371,10 @@ func (d *Daemon) problem(key string, err error) {
 func (d *Daemon) take(b batch) {
 	now := d.o.Now()
 	s := b.stream
-	s.stats, s.lag = b.stats, b.lag
+	s.stats = b.stats
+	if !b.last.IsZero() {
+		s.lag = max(now.Sub(b.last), 0)
+	}
 	if s.shown {
 		d.streams[s.name] = s
 	}
@@ -393,9 +397,11 @@ func (d *Daemon) take(b batch) {
 func (d *Daemon) brake() {
 	now := d.o.Now()
 	if held := d.judge.Stats().Braked; held > d.braked {
+		d.brakedAt = now
 		d.problem("brake", fmt.Errorf("more than %d new bans in a minute: new ones are held back; look for a pattern that matches what it shouldn't, or raise max_bans_per_minute", d.config.Settings.MaxBansPerMin))
 		d.braked = held
-	} else if !d.judge.Braked(now) {
+	} else if !d.judge.Braked(now) && now.Sub(d.brakedAt) >= time.Minute {
+		// Lines of a backlog may be held back though those of now aren't.
 		d.problem("brake", nil)
 	}
 }
