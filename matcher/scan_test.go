@@ -341,3 +341,35 @@ func TestExplain(t *testing.T) {
 		}
 	}
 }
+
+func TestDated(t *testing.T) {
+	c := func(f Filter) *Compiled {
+		t.Helper()
+		f.Failregex = []string{`^bad <ADDR>$`}
+		out, err := Compile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	s := NewSet(SetOptions{Location: time.UTC}, c(Filter{Programs: []string{"d"}}), c(Filter{}))
+	for _, tt := range []struct {
+		line string
+		want time.Time
+	}{
+		{"Nov 25 11:00:00 host d[1]: nothing of interest\n", now.Add(-time.Hour)},
+		{"2026-11-25T11:30:00+00:00 host other: nothing\n", now.Add(-30 * time.Minute)},
+		{"[25/Nov/2026:11:45:00 +0000] GET /\n", now.Add(-15 * time.Minute)},
+		{"no date at all\n", time.Time{}},
+		{strings.Repeat("x", MaxLine+1), time.Time{}},
+	} {
+		at, ok := s.Dated([]byte(tt.line), now)
+		if ok == tt.want.IsZero() || !at.Equal(tt.want) {
+			t.Errorf("%.40q: %v, %v, want %v", tt.line, at, ok, tt.want)
+		}
+	}
+	if got := s.Stats(); got != (Stats{}) {
+		t.Errorf("counted: %+v", got)
+	}
+}

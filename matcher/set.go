@@ -404,6 +404,27 @@ func (s *Set) when(v *view) time.Time {
 	return f.time
 }
 
+// Dated tells the date that a line bears, as the filters read it; no: none.
+// It is not a line of Scan's: nothing is matched or counted.
+func (s *Set) Dated(line []byte, arrival time.Time) (at time.Time, ok bool) {
+	if len(line) > MaxLine {
+		return time.Time{}, false
+	}
+	s.arrival, s.block, s.start = arrival, nil, 0
+	line, _ = s.begin(line)
+	for i := range s.views {
+		v := &s.views[i]
+		v.seen = 0
+		if !s.show(v, line) {
+			continue
+		}
+		if at := s.when(v); v.found.dated {
+			return at, true
+		}
+	}
+	return time.Time{}, false
+}
+
 // lookBack tells v's detector the date of the last dated line before an
 // offset of the block, which no pattern had reason to look at until now. It
 // looks at so many lines at most: few without a date stand in a row.

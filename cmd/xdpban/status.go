@@ -134,7 +134,7 @@ func printStatus(w io.Writer, s control.Status, now time.Time) {
 	fmt.Fprintln(w)
 	t = newTable(w, "SOURCE", "LINES", "IGNORED", "SKIPPED", "LAG", "JAILS")
 	for _, src := range s.Sources {
-		lag := time.Duration(src.Lag).Round(time.Millisecond).String()
+		lag := span(time.Duration(src.Lag).Round(time.Second)).String()
 		if src.Error != "" {
 			lag = src.Error
 		}

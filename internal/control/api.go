@@ -291,7 +291,8 @@ type Source struct {
 	Lines   uint64   `json:"lines"`
 	Ignored uint64   `json:"ignored"`
 	Skipped uint64   `json:"skipped"` // over a pattern's step budget
-	// Lag is how far the last line read was behind its arrival in the log.
+	// Lag is how old the last line was, by its own date, when it was judged:
+	// large while a backlog is read, or if the log's clock or zone is wrong.
 	Lag   Duration `json:"lag"`
 	Error string   `json:"error,omitempty"`
 }

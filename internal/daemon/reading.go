@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"path/filepath"
@@ -22,7 +23,7 @@ type batch struct {
 	key      string
 	position source.Position
 	stats    matcher.Stats
-	lag      time.Duration
+	last     time.Time // the date of the last line; zero: no lines
 }
 
 // stream is one file or one selection of the journal with the jails that read
@@ -239,7 +240,12 @@ func (d *Daemon) read(ctx context.Context, src source.Source, r *route, resume m
 			out.failures = append(out.failures, f.Clone())
 		})
 		out.stats = s.set.Stats()
-		out.lag = d.o.Now().Sub(b.Arrival)
+		if n := len(b.Lines); n > 0 {
+			out.last = b.Arrival
+			if at, ok := s.set.Dated(b.Lines[bytes.LastIndexByte(b.Lines[:n-1], '\n')+1:], b.Arrival); ok {
+				out.last = at
+			}
+		}
 		select {
 		case d.batches <- out:
 			return nil
