@@ -325,10 +325,16 @@ func (w *writer) deleteSafely(program string) {
 		w.fail(l, mark)
 	}
 	type status struct{ Checkpoint time.Time }
+	t0 := time.Now()
 	var read time.Time
 	if err := lab.Until(w.ctx, mark+" is banned and that is on disk", func() bool {
 		out, err := w.server.Run(w.ctx, program, "why", "--json", mark)
 		if err != nil || !strings.Contains(out, `"since"`) {
+			if time.Since(t0) > 10*time.Second {
+				s, _ := w.server.Run(w.ctx, program, "status")
+				w.Logf("slow %v: %v\n%s\n%s", time.Since(t0), err, out, s)
+				time.Sleep(8 * time.Second)
+			}
 			return false
 		}
 		if read.IsZero() {
@@ -538,10 +544,12 @@ func compressLog(l *log) error {
 	return err
 }
 
-// swapLink begins a new file and has the log's name point to that.
+// swapLink begins a new file and has the log's name point to that. The file is
+// named by a time, as by those programs that do so: one that the name points
+// to while nobody looks is known by that.
 func swapLink(l *log) error {
 	l.n++
-	target := fmt.Sprintf("%s-%d", l.path, l.n)
+	target := fmt.Sprintf("%s-%d", l.path, 1_790_000_000+l.n)
 	err := os.WriteFile(target, nil, 0o640)
 	if err == nil {
 		err = os.Symlink(filepath.Base(target), l.path+".new")
