@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -38,27 +37,6 @@ type Attachment struct {
 	Severed bool
 }
 
-// A Foreigner is somebody else's XDP program on an interface. As an error it
-// says that we don't touch it.
-type Foreigner struct {
-	Interface string
-	Mode      Mode
-	ID        uint32 // of the program
-	Name      string
-	Tag       string
-	// Link is the id of the bpf_link that holds it; 0: it was attached by
-	// netlink, as `ip link` does, or we may not see links.
-	Link uint32
-}
-
-func (f *Foreigner) Error() string {
-	how := "by netlink"
-	if f.Link != 0 {
-		how = fmt.Sprintf("by link %d", f.Link)
-	}
-	return fmt.Sprintf("%s already has an XDP program: %q, id %d, tag %s, mode %s, attached %s; remove or replace it", f.Interface, f.Name, f.ID, f.Tag, f.Mode, how)
-}
-
 // Attach puts the program on an interface by a pinned bpf_link and returns
 // the mode it got: ModeAuto takes native, and generic where the driver can't.
 // If our pinned link is there already, its program is replaced atomically by
@@ -86,43 +64,6 @@ func (b *Blocklist) Replace(iface string, mode Mode) (Attachment, *Foreigner, er
 	}
 	a, err = b.Attach(iface, mode)
 	return a, f, err
-}
-
-// remove takes the program off its interface.
-func (f *Foreigner) remove() error {
-	if f.Link != 0 {
-		l, err := link.NewFromID(link.ID(f.Link))
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		return l.Detach()
-	}
-	dev, err := netlink.LinkByName(f.Interface)
-	if err != nil {
-		return err
-	}
-	flags := map[Mode]link.XDPAttachFlags{
-		ModeNative: link.XDPDriverMode, ModeGeneric: link.XDPGenericMode, ModeOffload: link.XDPOffloadMode,
-	}[f.Mode]
-	return netlink.LinkSetXdpFdWithFlags(dev, -1, int(flags))
-}
-
-// findInterface is netlink.LinkByName with an error that helps.
-func findInterface(name string) (netlink.Link, error) {
-	dev, err := netlink.LinkByName(name)
-	if !errors.As(err, &netlink.LinkNotFoundError{}) {
-		return dev, err
-	}
-	list, err := netlink.LinkList()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return nil, fmt.Errorf("there is no interface %s; list those there are: %w", name, err)
-	}
-	var names []string
-	for _, l := range list {
-		names = append(names, l.Attrs().Name)
-	}
-	return nil, fmt.Errorf("there is no interface %s; there are %s", name, strings.Join(names, ", "))
 }
 
 func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
@@ -379,32 +320,4 @@ func modeOf(attached uint32) Mode {
 		return ModeOffload
 	}
 	return ""
-}
-
-// foreigner is the program on an interface that has none of ours.
-func foreigner(dev netlink.Link) *Foreigner {
-	x := dev.Attrs().Xdp
-	if x == nil || !x.Attached {
-		return nil
-	}
-	f := &Foreigner{Interface: dev.Attrs().Name, Mode: modeOf(x.AttachMode), ID: x.ProgId}
-	// Who can't read the program's name still learns its id.
-	if prog, err := ebpf.NewProgramFromID(ebpf.ProgramID(x.ProgId)); err == nil {
-		defer prog.Close()
-		if info, err := prog.Info(); err == nil {
-			f.Name, f.Tag = info.Name, info.Tag
-		}
-	}
-	var links link.Iterator
-	defer links.Close()
-	for links.Next() {
-		info, err := links.Link.Info()
-		if err != nil || uint32(info.Program) != f.ID {
-			continue
-		}
-		if x := info.XDP(); x != nil && int(x.Ifindex) == dev.Attrs().Index {
-			f.Link = uint32(info.ID)
-		}
-	}
-	return f
 }

@@ -352,7 +352,18 @@ func TestForeigner(t *testing.T) {
 	l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: dev.Attrs().Index, Flags: link.XDPDriverMode})
 	must(t, err)
 	check("by link", ModeNative)
-	must(t, l.Close())
+	// The link's pin goes before the program's.
+	pins, err := os.MkdirTemp(usualBPFFS, "xdpban-test-")
+	must(t, err)
+	t.Cleanup(func() { must(t, os.RemoveAll(pins)) })
+	for _, pinned := range []interface{ Pin(string) error }{p, l} {
+		pin := filepath.Join(pins, fmt.Sprintf("%T", pinned)[len("*ebpf."):])
+		must(t, pinned.Pin(pin))
+		if f, err := Holder(v.name); err != nil || f == nil || f.Pin != pin {
+			t.Errorf("the holder is %+v, %v; want the pin %s", f, err, pin)
+		}
+	}
+	must(t, errors.Join(p.Unpin(), l.Unpin(), l.Close()))
 
 	must(t, netlink.LinkSetXdpFdWithFlags(dev, p.FD(), int(link.XDPGenericMode)))
 	check("by netlink", ModeGeneric)

@@ -77,7 +77,7 @@ func (c *attachCmd) Run(a *app) error {
 			at, err = b.Attach(name, bpf.Mode(c.Mode))
 		}
 		if other != nil {
-			a.warn("%s: took off the program %q, id %d", name, other.Name, other.ID)
+			a.warn("%s: took off the program %s", name, other.String())
 		}
 		if err != nil {
 			failed = errors.Join(failed, err)

@@ -1,24 +1,16 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
-	"unsafe"
 
-	"github.com/cilium/ebpf"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"xdpban/bpf"
 	"xdpban/internal/control"
 	"xdpban/internal/host"
 )
@@ -47,6 +39,7 @@ func (c *doctorCmd) Run(a *app) error {
 		checkRights(),
 		checkKernel(),
 		checkJIT(),
+		checkMemlock(),
 		checkBPFFS(a.BPFDir),
 		checkJournal(),
 		checkDaemon(a),
@@ -88,23 +81,67 @@ func checkRights() finding {
 	return finding{"rights", levelFail, fmt.Sprintf("uid %d", os.Geteuid()), "run as root, or by systemd with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"}
 }
 
-// checkKernel knows what came with which Linux: bpf_link for XDP 5.9, BPF
-// memory by cgroup 5.11, XDP on fragmented packets (large MTUs) 5.18.
+// checkKernel says what an older Linux does without.
 func checkKernel() finding {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
+	release, at, err := linux()
+	if err != nil {
 		return finding{"kernel", levelWarn, err.Error(), ""}
 	}
-	release := unix.ByteSliceToString(u.Release[:])
-	major, minor := kernelVersion(release)
-	at := func(x, y int) bool { return major > x || major == x && minor >= y }
-	switch {
-	case !at(5, 9):
-		return finding{"kernel", levelFail, "Linux " + release, "XDP links need Linux 5.9; Debian 12 has 6.1"}
-	case !at(5, 18):
-		return finding{"kernel", levelWarn, "Linux " + release, "before Linux 5.18 XDP can't attach to interfaces with an MTU beyond a page"}
+	if !at(5, 10) {
+		return finding{"kernel", levelFail, "Linux " + release, "xdpban needs Linux 5.10; Debian 12 has 6.1"}
+	}
+	var without []string
+	for _, f := range []struct {
+		major, minor int
+		what         string
+	}{
+		{5, 11, "the cheap clock (since Linux 5.11)"},
+		{5, 18, "native XDP on interfaces with jumbo frames (5.18)"},
+		{5, 19, "exact counts of packets that come while their ban is lengthened (5.19)"},
+	} {
+		if !at(f.major, f.minor) {
+			without = append(without, f.what)
+		}
+	}
+	if len(without) > 0 {
+		return finding{"kernel", levelWarn, "Linux " + release + ", without " + strings.Join(without, ", "), "everything else works; Debian 12 has Linux 6.1"}
 	}
 	return finding{"kernel", levelOK, "Linux " + release, ""}
+}
+
+// linux is the kernel's release, and whether it is a version or newer.
+func linux() (release string, at func(major, minor int) bool, err error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", nil, fmt.Errorf("ask for the kernel's release: %w", err)
+	}
+	release = unix.ByteSliceToString(u.Release[:])
+	major, minor := kernelVersion(release)
+	return release, func(x, y int) bool { return major > x || major == x && minor >= y }, nil
+}
+
+// checkMemlock: before Linux 5.11 maps count against the limit of locked
+// memory, of which 64 KiB are usual.
+func checkMemlock() finding {
+	_, at, err := linux()
+	if err != nil {
+		return finding{"memlock", levelWarn, err.Error(), ""}
+	}
+	if at(5, 11) {
+		return finding{"memlock", levelOK, "not needed since Linux 5.11", ""}
+	}
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
+		return finding{"memlock", levelWarn, err.Error(), ""}
+	}
+	if l.Cur == unix.RLIM_INFINITY {
+		return finding{"memlock", levelOK, "unlimited", ""}
+	}
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited); err != nil {
+		return finding{"memlock", levelFail, fmt.Sprintf("%d KiB, and it can't be raised: %v", l.Cur>>10, err), "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit"}
+	}
+	return finding{"memlock", levelOK, fmt.Sprintf("%d KiB; xdpban raises it itself", l.Cur>>10), ""}
 }
 
 // kernelVersion reads "6.1.0-13-amd64" as 6, 1; what isn't a number is 0.
@@ -169,116 +206,4 @@ func checkDaemon(a *app) finding {
 		return finding{"daemon", levelWarn, fmt.Sprintf("pid %d: %s", s.PID, strings.Join(s.Problems, "; ")), ""}
 	}
 	return finding{"daemon", levelOK, fmt.Sprintf("pid %d, %s", s.PID, plural(s.Bans, "ban")), ""}
-}
-
-func checkInterface(a *app, name string) []finding {
-	link, err := netlink.LinkByName(name)
-	if err != nil {
-		return []finding{{name, levelFail, err.Error(), "see `ip link` for what there is"}}
-	}
-	at := link.Attrs()
-	f := []finding{}
-	driver := driverOf(name)
-	what := fmt.Sprintf("%s, MTU %d", driver, at.MTU)
-	switch {
-	case at.Flags&net.FlagLoopback != 0:
-		f = append(f, finding{name, levelWarn, what + ", loopback", "generic XDP only; nobody out there is seen on it"})
-	case link.Type() == "vlan":
-		f = append(f, finding{name, levelWarn, what + ", a VLAN", "generic XDP only: attach to the interface below, tags are walked"})
-	case at.Flags&net.FlagUp == 0:
-		f = append(f, finding{name, levelWarn, what + ", down", "ip link set " + name + " up"})
-	default:
-		f = append(f, finding{name, levelOK, what, ""})
-	}
-	if at.MasterIndex != 0 {
-		if master, err := netlink.LinkByIndex(at.MasterIndex); err == nil && master.Type() == "bond" {
-			f = append(f, finding{name + " bond", levelWarn, "belongs to " + master.Attrs().Name, "attach to the bond"})
-		}
-	}
-	if lro, err := largeReceive(name); err == nil && lro {
-		f = append(f, finding{name + " LRO", levelWarn, "on: most drivers refuse native XDP", "ethtool -K " + name + " lro off"})
-	}
-	if at.Xdp != nil && at.Xdp.Attached {
-		switch ours, err := attachedByUs(a, name); {
-		case ours:
-			f = append(f, finding{name + " XDP", levelOK, fmt.Sprintf("xdpban is attached, program %d", at.Xdp.ProgId), ""})
-		case errors.Is(err, fs.ErrPermission):
-			f = append(f, finding{name + " XDP", levelWarn, fmt.Sprintf("program %d is attached", at.Xdp.ProgId), "only root can tell whose it is"})
-		default:
-			prog := "unknown"
-			if n, err := programName(at.Xdp.ProgId); err == nil {
-				prog = n
-			}
-			f = append(f, finding{name + " XDP", levelFail,
-				fmt.Sprintf("held by another program: %q, id %d", prog, at.Xdp.ProgId),
-				fmt.Sprintf("bpftool prog show id %d tells more; ip link set %s xdp off removes one attached by netlink", at.Xdp.ProgId, name)})
-		}
-	}
-	return f
-}
-
-// attachedByUs says whether a link of ours is on an interface: by the
-// daemon's word, for who may not open pins, or by the pins themselves.
-func attachedByUs(a *app, iface string) (bool, error) {
-	client := control.NewClient(a.Socket)
-	defer client.Close()
-	if s, err := client.Status(a.ctx); err == nil && slices.ContainsFunc(s.Interfaces, func(i control.Interface) bool { return i.Name == iface && i.Error == "" }) {
-		return true, nil
-	}
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MustExist: true})
-	if err != nil {
-		return false, err
-	}
-	defer b.Close()
-	list, err := b.Attachments()
-	return slices.ContainsFunc(list, func(at bpf.Attachment) bool { return at.Interface == iface && !at.Severed }), err
-}
-
-// ethtool does one of the old ethtool calls, which every driver knows.
-func ethtool(iface string, arg unsafe.Pointer) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	req := struct {
-		name [unix.IFNAMSIZ]byte
-		data unsafe.Pointer
-		pad  [16]byte // struct ifreq's union is longer than a pointer
-	}{data: arg}
-	copy(req.name[:unix.IFNAMSIZ-1], iface)
-	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return errno
-	}
-	return nil
-}
-
-// largeReceive says whether LRO is on.
-func largeReceive(iface string) (bool, error) {
-	const getFlags, flagLRO = 0x25, 1 << 15 // ETHTOOL_GFLAGS, ETH_FLAG_LRO
-	v := struct{ cmd, data uint32 }{cmd: getFlags}
-	err := ethtool(iface, unsafe.Pointer(&v))
-	return v.data&flagLRO != 0, err
-}
-
-func driverOf(iface string) string {
-	v := unix.EthtoolDrvinfo{Cmd: unix.ETHTOOL_GDRVINFO}
-	if err := ethtool(iface, unsafe.Pointer(&v)); err != nil {
-		return "no driver information"
-	}
-	return "driver " + string(bytes.TrimRight(v.Driver[:], "\x00"))
-}
-
-// programName is the name of a loaded program.
-func programName(id uint32) (string, error) {
-	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
-	if err != nil {
-		return "", err
-	}
-	defer p.Close()
-	info, err := p.Info()
-	if err != nil {
-		return "", err
-	}
-	return info.Name, nil
 }

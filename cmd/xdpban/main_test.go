@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
 	"log/slog"
 	"net"
@@ -12,7 +13,9 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -28,6 +31,8 @@ func TestMain(m *testing.M) {
 		"xdpban":     main,
 		"fakedaemon": fakeDaemonMain,
 		"knock":      knockMain,
+		"echo":       echoMain,
+		"stay":       stayMain,
 	})
 }
 
@@ -80,6 +85,11 @@ func TestKernelScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("OBJECT", object)
+			tools, err := filepath.Glob("/usr/lib/*/bpf/xdpfilt_alw_all.o")
+			if err != nil || len(tools) != 1 {
+				return fmt.Errorf("xdp-tools isn't installed: %v, %v", tools, err)
+			}
+			env.Setenv("XDPTOOLS", filepath.Dir(tools[0]))
 			env.Setenv("NS", id)
 			env.Setenv("XDPBAN_SOCKET", filepath.Join(env.WorkDir, "sock"))
 			env.Setenv("XDPBAN_BPF_DIR", bpfDir)
@@ -100,9 +110,18 @@ func TestKernelScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"waitfor": waitFor,
-			"ns":      inNamespace(""),
-			"peer":    inNamespace("p"),
+			"waitfor":  waitFor,
+			"ns":       inNamespace(""),
+			"peer":     inNamespace("p"),
+			"synlimit": synlimit,
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond != "dispatcher" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			// libxdp has loaded its dispatcher: not every kernel lets it.
+			pins, err := filepath.Glob("/sys/fs/bpf/xdp/dispatch-*")
+			return len(pins) > 0, err
 		},
 	})
 }
@@ -122,17 +141,102 @@ func inNamespace(suffix string) func(*testscript.TestScript, bool, []string) {
 	}
 }
 
-// knockMain tries to reach NETWORK ADDRESS, and fails if a TCP connection
-// isn't made in a short while.
+// knockMain tries to reach NETWORK ADDRESS, COUNT times at once, and says how
+// often it was answered, be it by a refusal; UDP asks for no answer. It fails
+// if there was none.
 func knockMain() {
-	c, err := net.DialTimeout(os.Args[1], os.Args[2], 500*time.Millisecond)
-	if err == nil {
-		_, err = c.Write([]byte("x"))
+	count := 1
+	if len(os.Args) > 3 {
+		var err error
+		if count, err = strconv.Atoi(os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
 	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
+	var answered atomic.Int32
+	var wg sync.WaitGroup
+	for range count {
+		wg.Go(func() {
+			c, err := net.DialTimeout(os.Args[1], os.Args[2], 500*time.Millisecond)
+			if err == nil {
+				c.Write([]byte("x"))
+				c.Close()
+			}
+			if err == nil || errors.Is(err, syscall.ECONNREFUSED) {
+				answered.Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	fmt.Printf("%d of %d answered\n", answered.Load(), count)
+	if answered.Load() == 0 {
 		os.Exit(1)
 	}
+}
+
+// echoMain answers on ADDRESS until it is killed; it makes READY once it does.
+func echoMain() {
+	l, err := net.Listen("tcp", os.Args[1])
+	if err == nil {
+		err = os.WriteFile(os.Args[2], nil, 0o644)
+	}
+	for err == nil {
+		var c net.Conn
+		if c, err = l.Accept(); err == nil {
+			go io.Copy(c, c)
+		}
+	}
+	fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// stayMain connects to the echo on ADDRESS, makes CONNECTED, waits for AGAIN,
+// and says whether the connection still holds.
+func stayMain() {
+	c, err := net.Dial("tcp", os.Args[1])
+	said := func() {
+		if err == nil {
+			_, err = c.Write([]byte("x"))
+		}
+		if err == nil {
+			err = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		}
+		if err == nil {
+			_, err = io.ReadFull(c, make([]byte, 1))
+		}
+	}
+	said()
+	if err == nil {
+		err = os.WriteFile(os.Args[2], nil, 0o644)
+	}
+	for err == nil {
+		if _, missing := os.Stat(os.Args[3]); missing == nil {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	said()
+	if err != nil {
+		fmt.Println("lost:", err)
+		os.Exit(1)
+	}
+	fmt.Println("held on")
+}
+
+// synlimit writes the pipeline's example as an object file. A machine without
+// a compiler is given one.
+func synlimit(ts *testscript.TestScript, _ bool, args []string) {
+	out := ts.MkAbs(args[0])
+	if made := os.Getenv("XDPBAN_TEST_SYNLIMIT"); made != "" {
+		b, err := os.ReadFile(made)
+		ts.Check(err)
+		ts.Check(os.WriteFile(out, b, 0o644))
+		return
+	}
+	source, err := filepath.Abs("../../bpf/example/synlimit.bpf.c")
+	ts.Check(err)
+	ts.Check(ts.Exec("clang-14", "-O2", "-g", "-target", "bpf",
+		"-idirafter", "/usr/include/x86_64-linux-gnu", "-idirafter", "/usr/include/aarch64-linux-gnu", "-c", source, "-o", out))
 }
 
 // waitFor waits until a file is there.

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"xdpban/bpf"
 	"xdpban/internal/control"
 )
@@ -176,7 +178,7 @@ func (a *app) statusOffline(down error) error {
 		for _, i := range o.Interfaces {
 			printInterface(w, i)
 		}
-		if len(o.Interfaces) == 0 {
+		if !slices.ContainsFunc(o.Interfaces, func(i control.Interface) bool { return i.Error == "" }) {
 			fmt.Fprintln(w, "not attached to any interface: nothing is dropped")
 		}
 	})
@@ -196,5 +198,23 @@ func (m *pinned) interfaces() ([]control.Interface, error) {
 		}
 		ifaces = append(ifaces, i)
 	}
-	return ifaces, err
+	if err != nil {
+		return nil, err
+	}
+	// What keeps us off the others.
+	all, err := netlink.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list the interfaces: %w", err)
+	}
+	for _, l := range all {
+		name := l.Attrs().Name
+		if slices.ContainsFunc(ifaces, func(i control.Interface) bool { return i.Name == name && i.Error == "" }) {
+			continue
+		}
+		holder, err := bpf.Holder(name)
+		if err == nil && holder != nil {
+			ifaces = append(ifaces, control.Interface{Name: name, Error: "held by another XDP program: " + holder.String()})
+		}
+	}
+	return ifaces, nil
 }
