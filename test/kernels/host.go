@@ -25,8 +25,8 @@ var modules = []string{"veth"}
 // left out: a script says itself what it can't do without.
 var programs = []string{
 	"cat", "chmod", "cp", "grep", "ip", "mkdir", "nsenter", "od", "ping",
-	"rm", "sed", "seq", "setpriv", "sh", "sleep", "stat", "tcpdump", "test",
-	"xdp-filter", "xdp-loader",
+	"rm", "sed", "seq", "setpriv", "sh", "sleep", "sort", "stat", "tcpdump",
+	"test", "touch", "xdp-loader",
 }
 
 // data are files that programs read.
@@ -95,6 +95,9 @@ func boot(kernel, initramfs, dir string) error {
 type stage string
 
 func (s stage) fill(pkg string, args []string) error {
+	if err := s.mergeUsr(); err != nil {
+		return err
+	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -166,6 +169,24 @@ func (s stage) fill(pkg string, args []string) error {
 		return err
 	}
 	return os.WriteFile(s.path(jobFile), b, 0o644)
+}
+
+// mergeUsr makes /bin, /lib and their like links into /usr where they are such
+// here: programs are found and named by either.
+func (s stage) mergeUsr() error {
+	if err := os.MkdirAll(s.path("/"), 0o755); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/bin", "/sbin", "/lib", "/lib64"} {
+		to, err := os.Readlink(dir)
+		if err != nil {
+			continue // no link
+		}
+		if err := errors.Join(os.MkdirAll(s.path(filepath.Join("/", to)), 0o755), os.Symlink(to, s.path(dir))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s stage) path(name string) string { return filepath.Join(string(s), name) }
