@@ -28,6 +28,7 @@ DEPS_BUILD  := clang-14 llvm-14 clang-format-14 libbpf-dev
 DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban fish gcc libc6-dev mandoc nginx-light rpm rsyslog tcpdump xdp-tools xz-utils zsh zstd
 DEPS_SYSTEM := $(DEPS_DEMO) curl debootstrap systemd-container
 DEPS_KERNEL := $(DEPS_BUILD) cpio iproute2 iputils-ping qemu-system-x86 tcpdump util-linux xdp-tools xz-utils
+DEPS_BENCH  := $(DEPS_DEMO) ethtool fail2ban grep ipset iptables nftables sshguard xdp-tools
 
 # Installs what is missing of the packages given, and asks for nothing when
 # all are there.
@@ -70,7 +71,17 @@ test: deps ## run every test, kernel ones included, race detector on (as root)
 	$(GO) run -buildvcs=false ./test/gate -race -count=1 -p 2 -timeout 20m ./...
 
 .PHONY: bench
-bench: deps ## measure: from the deciding line to the first dropped packet, and the hot paths
+bench: ## measure xdpban and its peers side by side (as root); a tenth of it with QUICK=1, some with TABLES="auth-log bans"
+	$(call need,$(DEPS_BENCH))
+	$(MAKE) -s build
+	mkdir -p .cache/bench
+	$(GO) build -buildvcs=false -o .cache/bench/bench ./test/bench
+	cd test/bench/report && $(GO) build -buildvcs=false -o ../../../.cache/bench/report .
+	.cache/bench/bench $(if $(QUICK),-quick) -out .cache/bench $(TABLES)
+	.cache/bench/report -docs docs/performance.md .cache/bench/*.txt
+
+.PHONY: bench-paths
+bench-paths: deps ## measure single parts of xdpban, and their allocations
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./test
 	$(GO) test -run '^$$' -bench . -benchmem ./bpf ./matcher/... ./jails ./internal/...
 
@@ -78,6 +89,7 @@ bench: deps ## measure: from the deciding line to the first dropped packet, and 
 lint: ## gofmt, go vet, staticcheck, clang-format
 	@out=$$(gofmt -l .); [ -z "$$out" ] || { echo "gofmt would change: $$out"; exit 1; }
 	$(GO) vet ./...
+	cd test/bench/report && $(GO) vet .
 	$(GO) tool staticcheck ./...
 	$(if $(BPF_C),$(CLANG_FORMAT) --dry-run --Werror $(BPF_C))
 
