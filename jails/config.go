@@ -81,11 +81,7 @@ func Load(shipped fs.FS, dir string) (*Config, Problems) {
 	}
 
 	c.Settings = l.readSettings()
-	jails, defaults := l.merge()
-	base, zone := l.readDefaults(defaults)
-	for _, name := range slices.Sorted(mapKeys(jails)) {
-		l.readJail(c, name, jails, base, zone)
-	}
+	l.readJails(c)
 	if len(l.problems) > 0 {
 		rank := map[string]int{}
 		for i, name := range l.names {
@@ -99,6 +95,25 @@ func Load(shipped fs.FS, dir string) (*Config, Problems) {
 	}
 	c.Warnings = append(l.warnings, c.Warnings...)
 	return c, nil
+}
+
+// Check says what is wrong with the text of a file for jail.d that stands on
+// its own.
+func Check(name string, text []byte) Problems {
+	l := &loader{}
+	if f := l.parseText(&file{name: name}, text); f != nil {
+		l.files = append(l.files, f)
+		l.readJails(&Config{})
+	}
+	return l.problems
+}
+
+func (l *loader) readJails(c *Config) {
+	jails, defaults := l.merge()
+	base, zone := l.readDefaults(defaults)
+	for _, name := range slices.Sorted(mapKeys(jails)) {
+		l.readJail(c, name, jails, base, zone)
+	}
 }
 
 // LoadSettings reads only xdpban.toml of the operator's folder, for commands
@@ -183,8 +198,12 @@ func (l *loader) parse(fsys fs.FS, p, name string, optional bool) *file {
 		}
 		return nil
 	}
+	return l.parseText(f, text)
+}
+
+func (l *loader) parseText(f *file, text []byte) *file {
 	if _, err := toml.Decode(string(text), &f.tree); err != nil {
-		problem := Problem{File: name, Reason: "is no valid TOML: " + err.Error()}
+		problem := Problem{File: f.name, Reason: "is no valid TOML: " + err.Error()}
 		var pe toml.ParseError
 		if errors.As(err, &pe) {
 			problem.Line, problem.Key = pe.Position.Line, pe.LastKey

@@ -241,7 +241,25 @@ func (w *writer) write(t *Tree) error {
 		w.patterns()
 	}
 	w.flush()
+	if w.err == nil {
+		w.check()
+	}
 	return w.err
+}
+
+// check sees to it that what is written is what xdpban takes.
+func (w *writer) check() {
+	for _, p := range jails.Check(w.jail.Name+".toml", []byte(w.out.String())) {
+		key := strings.TrimPrefix(p.Key, "jail."+w.jail.Name+".")
+		option, _, _ := strings.Cut(key, "[")
+		switch option {
+		case "files":
+			option = "logpath"
+		case "journal":
+			option = "journalmatch"
+		}
+		w.fail(option, p.Reason)
+	}
 }
 
 // jailName is what package jails takes for one.
@@ -710,7 +728,7 @@ func (w *writer) patterns() {
 	w.list("ignoreregex", hostTags(f.Ignoreregex, plain))
 }
 
-// compiles sees to it that what is written is what xdpban takes.
+// compiles tells of a pattern by its option.
 func (w *writer) compiles(option string, f matcher.Filter) {
 	if _, err := matcher.Compile(f); err != nil && w.err == nil {
 		w.fail(option, strings.TrimPrefix(err.Error(), option+" 1 "))

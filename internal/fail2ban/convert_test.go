@@ -137,8 +137,8 @@ files     = ["/var/log/xy.log"]
 failregex = ['^refused <ADDR>$']
 `)}}
 
-// load reads a conversion as xdpban does.
-func load(t *testing.T, c *Conversion) *jails.Config {
+// writeAll writes a conversion into a folder of its own.
+func writeAll(t *testing.T, c *Conversion) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, jails.JailFolder), 0o755); err != nil {
@@ -150,7 +150,13 @@ func load(t *testing.T, c *Conversion) *jails.Config {
 			t.Fatal(err)
 		}
 	}
-	conf, problems := jails.Load(builtIn, dir)
+	return dir
+}
+
+// load reads a conversion as xdpban does.
+func load(t *testing.T, c *Conversion) *jails.Config {
+	t.Helper()
+	conf, problems := jails.Load(builtIn, writeAll(t, c))
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}

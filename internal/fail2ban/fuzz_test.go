@@ -8,7 +8,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"github.com/BurntSushi/toml"
+	"xdpban/jails"
 )
 
 // recorder notes what is opened, to show that nothing outside is.
@@ -55,9 +55,8 @@ func FuzzTree(f *testing.F) {
 					continue
 				}
 				if c, err := tree.Convert(j); err == nil {
-					var tables map[string]any
-					if _, err := toml.Decode(string(c.TOML), &tables); err != nil {
-						t.Fatalf("jail %q is written as no TOML: %v\n%s", n, err, c.TOML)
+					if _, problems := jails.Load(fstest.MapFS{"jail.toml": {Data: c.TOML}}, ""); len(problems) > 0 {
+						t.Fatalf("jail %q is written as what xdpban doesn't take: %v\n%s", n, problems, c.TOML)
 					}
 				}
 			}
