@@ -84,14 +84,14 @@ var (
 	digits   = regexp.MustCompile(`\d+`)
 )
 
-// siblings lists the folder of path and, if path is a symlink, that of the
-// file it leads to; oldest first.
-func siblings(path string) []sibling {
+// siblings lists the rotated files of a log, or all files of its folder (and,
+// if it is a symlink, of that of the file it leads to); oldest first.
+func siblings(path string, all bool) []sibling {
 	// A rotation under way shows a file under both of its names or none:
 	// what is listed alike twice wasn't torn.
-	list := listOnce(path)
+	list := listOnce(path, all)
 	for range 100 {
-		again := listOnce(path)
+		again := listOnce(path, all)
 		if slices.EqualFunc(list, again, func(a, b sibling) bool { return a.path == b.path && a.id == b.id }) {
 			list = again
 			break
@@ -131,29 +131,32 @@ func (s series) has(path string, asked bool) bool {
 	return false
 }
 
-func listOnce(path string) []sibling {
+func listOnce(path string, all bool) []sibling {
 	var list []sibling
 	seen := map[string]bool{}
-	for _, place := range seriesOf(path).places {
+	for i, place := range seriesOf(path).places {
 		dir, base := filepath.Split(place)
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue
 		}
 		for _, e := range entries {
+			x := sibling{log: path, path: dir + e.Name()}
+			x.rank(base, i > 0)
+			// By name first: a folder may hold the logs of a thousand hosts.
+			if seen[x.path] || !x.series && x.date == "" && !all {
+				continue
+			}
 			info, err := e.Info()
-			if err != nil || !info.Mode().IsRegular() || seen[dir+e.Name()] {
+			if err != nil || !info.Mode().IsRegular() {
 				continue
 			}
-			s := sibling{log: path, path: dir + e.Name(), size: info.Size(), modified: info.ModTime().UnixNano()}
-			if s.id, err = idAt(s.path); err != nil {
+			x.size, x.modified = info.Size(), info.ModTime().UnixNano()
+			if x.id, err = idAt(x.path); err != nil {
 				continue
 			}
-			s.rank(base, place != path)
-			if s.series {
-				seen[s.path] = true
-			}
-			list = append(list, s)
+			seen[x.path] = x.series
+			list = append(list, x)
 		}
 	}
 	return list
@@ -264,7 +267,7 @@ func (s *sibling) openFile() (*os.File, error) {
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return nil, err
 		}
-		list := siblings(s.log)
+		list := siblings(s.log, true)
 		i := slices.IndexFunc(list, func(x sibling) bool { return x.id == s.id })
 		if i < 0 {
 			s.gone = true

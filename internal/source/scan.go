@@ -42,14 +42,18 @@ const (
 // new. No file's time is looked at: copies and compressors set it late, to the
 // second only or not at all, and two rotations may share one tick of the clock.
 func (r *reader) scan(s *stream, lost ...lostFile) {
+	all := false
 	for try := 1; ; try++ {
 		if f := s.current(); f != nil && !bytes.HasPrefix(f.head(), f.start) {
 			lost = append(lost, f.lose())
 		}
-		c := scan{r: r, s: s, lost: lost, last: try == maxScans}
+		c := scan{r: r, s: s, lost: lost, all: all, last: try == maxScans}
 		if c.look() && c.open() {
-			c.commit()
-			return
+			if all || !c.missing() {
+				c.commit()
+				return
+			}
+			all = true
 		}
 		for _, f := range c.opened {
 			r.closeFile(f)
@@ -77,6 +81,7 @@ type scan struct {
 	r    *reader
 	s    *stream
 	lost []lostFile
+	all  bool // whatever the names of the files are
 	last bool // take it as it is, though the folder changes
 
 	names      []name      // what the folder held
@@ -123,7 +128,7 @@ func namesOf(list []sibling) []name {
 func (c *scan) look() bool {
 	s := c.s
 	before := s.heads()
-	list := siblings(s.path)
+	list := siblings(s.path, c.all)
 	c.names = namesOf(list)
 	if id, err := idAt(s.path); err == nil {
 		c.live = id
@@ -327,6 +332,16 @@ func (c *scan) sort() {
 	}
 }
 
+// missing says whether one of the lost wasn't found.
+func (c *scan) missing() bool {
+	for j, p := range c.lost {
+		if c.where[j] == absent && p.Offset > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (c *scan) find(lost, at int) {
 	c.where[lost] = at
 	c.candidates[at].kind, c.candidates[at].lost = found, lost
@@ -405,7 +420,7 @@ func (c *scan) open() bool {
 		}
 	}
 	now, _ := idAt(s.path)
-	return c.last || now == c.live && slices.Equal(namesOf(siblings(s.path)), c.names)
+	return c.last || now == c.live && slices.Equal(namesOf(siblings(s.path, c.all)), c.names)
 }
 
 func (c *scan) add(e *candidate, off int64) *file {
