@@ -18,6 +18,10 @@ import (
 // if it was deleted or is no longer the latest one.
 const linger = time.Minute
 
+// maxLeaving is how many rotated files may wait for that: each read looks at
+// those of its stream.
+const maxLeaving = 256
+
 // FilesOptions says which files to follow.
 type FilesOptions struct {
 	// Patterns are absolute pathnames or globs (as path/filepath.Match, each
@@ -259,8 +263,9 @@ func (r *reader) sleep(ctx context.Context, deadline time.Time) error {
 // retire closes rotated files that have been quiet for long enough, and
 // returns when to look again (zero: never).
 func (r *reader) retire(now time.Time) (next time.Time, err error) {
-	for _, f := range slices.Clone(r.leaving) {
-		if at := f.touched.Add(r.linger); at.After(now) {
+	waiting := slices.Clone(r.leaving)
+	for i, f := range waiting {
+		if at := f.touched.Add(r.linger); at.After(now) && i >= len(waiting)-maxLeaving {
 			if next.IsZero() || at.Before(next) {
 				next = at
 			}

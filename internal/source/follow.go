@@ -75,17 +75,17 @@ func (r *reader) begin(resume map[string]Position) error {
 
 // byLog says which of the pathnames are rotated files of another one that is
 // there or was followed, and of which: a glob such as access.log* catches
-// those too. They are read as part of their log.
+// those too. They are read as part of their log. The pathnames are sorted.
 func (r *reader) byLog(paths []string) map[string]string {
+	asked := func(path string) bool { return slices.Contains(r.opt.Patterns, path) }
 	logs := map[string]string{}
 	for _, log := range paths {
 		s := r.streams[log]
 		if _, err := os.Stat(log); err != nil && (s == nil || len(s.files) == 0) {
 			continue
 		}
-		series := seriesOf(log)
-		for _, path := range paths {
-			if path != log && series.has(path, slices.Contains(r.opt.Patterns, path)) {
+		for _, path := range seriesOf(log).among(paths, asked) {
+			if path != log {
 				logs[path] = log
 			}
 		}

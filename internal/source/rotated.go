@@ -56,11 +56,15 @@ func statx(dir int, path string, flags int) (fileID, error) {
 	if err := unix.Statx(dir, path, flags, unix.STATX_INO|unix.STATX_BTIME, &st); err != nil {
 		return fileID{}, err
 	}
+	return idIn(&st), nil
+}
+
+func idIn(st *unix.Statx_t) fileID {
 	id := fileID{dev: unix.Mkdev(st.Dev_major, st.Dev_minor), ino: st.Ino}
 	if st.Mask&unix.STATX_BTIME != 0 {
 		id.born = st.Btime.Sec*1e9 + int64(st.Btime.Nsec)
 	}
-	return id, nil
+	return id
 }
 
 // sibling is a regular file in the folder of a log.
@@ -85,21 +89,48 @@ var (
 )
 
 // siblings lists the rotated files of a log, or all files of its folder (and,
-// if it is a symlink, of that of the file it leads to); oldest first.
+// if it is a symlink, of that of the file it leads to); oldest first. A
+// rotation under way may show a file under both of its names or under none.
 func siblings(path string, all bool) []sibling {
-	// A rotation under way shows a file under both of its names or none:
-	// what is listed alike twice wasn't torn.
-	list := listOnce(path, all)
-	for range 100 {
-		again := listOnce(path, all)
-		if slices.EqualFunc(list, again, func(a, b sibling) bool { return a.path == b.path && a.id == b.id }) {
-			list = again
-			break
+	var list []sibling
+	seen := map[string]bool{}
+	for i, place := range seriesOf(path).places {
+		dir, base := filepath.Split(place)
+		for _, name := range namesIn(dir) {
+			x := sibling{log: path, path: dir + name}
+			x.rank(base, i > 0)
+			// By name first: a folder may hold the logs of a thousand hosts.
+			if seen[x.path] || !x.series && x.date == "" && !all || !x.stat() {
+				continue
+			}
+			seen[x.path] = x.series
+			list = append(list, x)
 		}
-		list = again
 	}
-	sort.SliceStable(list, func(i, j int) bool { return list[i].before(list[j]) })
+	sort.Slice(list, func(i, j int) bool {
+		a, b := list[i], list[j]
+		return a.before(b) || !b.before(a) && a.path < b.path
+	})
 	return list
+}
+
+func namesIn(dir string) []string {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(-1)
+	return names
+}
+
+// stat takes in the file's state, and says whether it is a regular one.
+func (s *sibling) stat() bool {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, s.path, unix.AT_SYMLINK_NOFOLLOW,
+		unix.STATX_TYPE|unix.STATX_INO|unix.STATX_SIZE|unix.STATX_MTIME|unix.STATX_BTIME, &st)
+	s.id, s.size, s.modified = idIn(&st), int64(st.Size), st.Mtime.Sec*1e9+int64(st.Mtime.Nsec)
+	return err == nil && st.Mode&unix.S_IFMT == unix.S_IFREG
 }
 
 // series are the names that rotated files of a log have: places are its
@@ -114,52 +145,30 @@ func seriesOf(path string) series {
 	return s
 }
 
-// has says whether the pathname is that of a rotated file, or the one that the
-// symlink leads to. A pathname that somebody asked for by itself has to be
-// named after the log.
-func (s series) has(path string, asked bool) bool {
+// among returns those of the sorted pathnames that are of rotated files, or what
+// the symlink leads to. One that somebody asked for by itself has to be named
+// after the log.
+func (s series) among(sorted []string, asked func(string) bool) (paths []string) {
 	for i, place := range s.places {
-		if filepath.Dir(place) != filepath.Dir(path) || i > 0 && asked {
-			continue
-		}
-		x := sibling{path: path}
-		x.rank(filepath.Base(place), i > 0)
-		if x.series || i > 0 && place == path {
-			return true
-		}
-	}
-	return false
-}
-
-func listOnce(path string, all bool) []sibling {
-	var list []sibling
-	seen := map[string]bool{}
-	for i, place := range seriesOf(path).places {
 		dir, base := filepath.Split(place)
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			continue
-		}
-		for _, e := range entries {
-			x := sibling{log: path, path: dir + e.Name()}
+		stem := strings.TrimSuffix(base, filepath.Ext(base))
+		prefix := dir + stem[:commonStem(stem, i > 0)]
+		from, _ := slices.BinarySearch(sorted, prefix)
+		for _, path := range sorted[from:] {
+			if !strings.HasPrefix(path, prefix) {
+				break
+			}
+			if strings.Contains(path[len(dir):], "/") || i > 0 && asked(path) {
+				continue
+			}
+			x := sibling{path: path}
 			x.rank(base, i > 0)
-			// By name first: a folder may hold the logs of a thousand hosts.
-			if seen[x.path] || !x.series && x.date == "" && !all {
-				continue
+			if x.series || i > 0 && place == path {
+				paths = append(paths, path)
 			}
-			info, err := e.Info()
-			if err != nil || !info.Mode().IsRegular() {
-				continue
-			}
-			x.size, x.modified = info.Size(), info.ModTime().UnixNano()
-			if x.id, err = idAt(x.path); err != nil {
-				continue
-			}
-			seen[x.path] = x.series
-			list = append(list, x)
 		}
 	}
-	return list
+	return paths
 }
 
 // rank finds out from the names whether s is a rotated file of base, as
@@ -174,11 +183,14 @@ func (s *sibling) rank(base string, target bool) {
 		}
 		return
 	}
+	ext := filepath.Ext(base)
+	stem := strings.TrimSuffix(base, ext)
+	if !strings.HasPrefix(name, stem[:commonStem(stem, target)]) {
+		return
+	}
 	if isPacked(name) {
 		name = strings.TrimSuffix(name, filepath.Ext(name))
 	}
-	ext := filepath.Ext(base)
-	stem := strings.TrimSuffix(base, ext)
 	var middle string
 	switch {
 	case strings.HasPrefix(name, base):
@@ -198,6 +210,15 @@ func (s *sibling) rank(base string, target bool) {
 	case dated.MatchString(middle):
 		s.series, s.date = true, strings.TrimLeft(middle, ".-_")
 	}
+}
+
+// commonStem is how much of the stem all names of a series begin with: those of
+// a symlink's files differ in their digits.
+func commonStem(stem string, target bool) int {
+	if i := strings.IndexAny(stem, "0123456789"); target && i >= 0 {
+		return i
+	}
+	return len(stem)
 }
 
 func countDigits(s string) int {
