@@ -188,10 +188,15 @@ func (j *Journal) Move(machine string) {
 
 func (j *Journal) as(name, id string) {
 	j.t.Helper()
+	// What was sent is to be of the old one: journald looks the id up when it
+	// first needs it.
+	j.Sync()
+	j.stop()
+	os.Remove(j.Socket)
 	if err := os.WriteFile(filepath.Join(j.root, name), []byte(id+"\n"), 0o644); err != nil {
 		j.t.Fatal(err)
 	}
-	j.Restart()
+	j.start()
 }
 
 func (j *Journal) read(file string) string {
