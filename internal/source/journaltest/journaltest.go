@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -132,7 +133,10 @@ func (j *Journal) start() {
 	}
 	var err error
 	for range 1000 {
-		if j.conn, err = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: j.Socket, Net: "unixgram"}); err == nil {
+		if j.conn == nil {
+			j.conn, err = net.DialUnix("unixgram", nil, &net.UnixAddr{Name: j.Socket, Net: "unixgram"})
+		}
+		if err == nil && j.takesSignals() {
 			return
 		}
 		select {
@@ -142,6 +146,19 @@ func (j *Journal) start() {
 		}
 	}
 	j.t.Fatalf("journald doesn't listen: %v", err)
+}
+
+// takesSignals says whether journald is ready for those that Sync and Rotate
+// send: it opens its sockets earlier, and would die of them.
+func (j *Journal) takesSignals() bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", j.cmd.Process.Pid))
+	if err != nil {
+		return false
+	}
+	_, blocked, _ := strings.Cut(string(status), "\nSigBlk:\t")
+	blocked, _, _ = strings.Cut(blocked, "\n")
+	mask, err := strconv.ParseUint(blocked, 16, 64)
+	return err == nil && mask&(1<<sigrtmin) != 0 // bit n is signal n+1
 }
 
 func (j *Journal) stop() {
