@@ -265,6 +265,89 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestEveryOptionRefuses gives each option that there is a value of the wrong
+// type and some that it can't have, and wants to be told where it stands, what
+// is wrong, and what to write instead.
+func TestEveryOptionRefuses(t *testing.T) {
+	limits := map[string][]string{
+		"maxretry": {"0", "10001", "'5'", "1.5"}, "findtime": {"'forever'", "600", "'0s'", "''"}, "bantime": {"'10 minutes'", "-1", "0"},
+		"increment": {"'yes'", "1"}, "maxmatches": {"-1", "101"}, "ports": {"['ssh']", "[22]", "['0/tcp']"},
+		"ignoreip": {"['1.2.3']", "['0.0.0.0/0']", "[1]", "['']"}, "ignoreself": {"'true'", "0"},
+		"ignorecommand": {"['is-ours']", "[7]", "['/bin/true', '<nonsense>']"}, "ignorecache": {"'soon'", "{ time = 1 }", "{ max = 0 }", "{ size = 1 }"},
+		"aggregate4": {"8", "33"}, "aggregate6": {"0", "129"}, "timezone": {"'Mars/Olympus'"}, "encoding": {"7"}, "usedns": {"'maybe'", "true"},
+	}
+	own := map[string][]string{
+		"enabled": {"'yes'", "1"}, "extends": {"'no'"}, "journal": {"['ssh.service']", "[1]", "['+']"}, "files": {"['auth.log']", "['/var/[log']", "[1]"},
+		"program": {"['sshd[']", "7"}, "filter": {"'nosuch'", "'x'", "7"}, "failregex": {"['^no address$']", "['^(<ADDR>$']", "[]", "{}", "[7]"},
+		"mode": {"'nosuch'", "7"}, "modes": {"{ normal = ['nosuch'] }", "'all'"}, "ignoreregex": {"['^(']", "[7]"}, "prefregex": {"'^(<F-CONTENT>'", "7"},
+		"datepattern": {"['%Q']", "[7]"}, "maxlines": {"0", "1001"}, "watches": {"'logs'", "true"},
+	}
+	settings := map[string][]string{
+		"interfaces": {"['eth 0']", "['averyveryverylongname']", "[1]"}, "mode": {"'offload2'", "true"}, "ignoreip": {"['1.2.3']", "['::/0']"}, "ignoreself": {"'no'"},
+		"ignore_sessions": {"'no'"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
+		"max_bans_per_minute": {"-1"}, "remember": {"'soon'", "0"}, "bpf_dir": {"'bpf'"}, "socket": {"'xdpban.sock'", "'/" + strings.Repeat("x", 107) + "'"}, "state_dir": {"'lib'"},
+	}
+	growth := map[string][]string{
+		"enabled": {"'yes'"}, "factor": {"0", "'2'"}, "multipliers": {"[]", "[0]", "['x']", "2"}, "formula": {"'ban.Time +'", "7"}, "max": {"'forever'", "1"},
+		"random": {"'often'"}, "all_jails": {"1"},
+	}
+	jail := map[string][]string{}
+	for _, m := range []map[string][]string{limits, own} {
+		for k, v := range m {
+			jail[k] = v
+		}
+	}
+	const rest = "files = ['/x']\nfailregex = ['^<ADDR>$']\n"
+	for _, c := range []struct {
+		file, place, key string // %s is key = value
+		line             int
+		bad              map[string][]string
+	}{
+		{SettingsFile, "# first\n%s\n", "", 2, settings},
+		{"jail.d/x.toml", "[defaults]\n%s\n[jail.x]\n" + rest, "defaults.", 2, limits},
+		{"jail.d/x.toml", "[jail.x]\n%s\n", "jail.x.", 2, jail},
+		{"jail.d/x.toml", "[jail.x]\n# growth\nincrement = { %s }\n" + rest, "jail.x.increment.", 3, growth},
+	} {
+		load := func(key, value string) Problems {
+			text := fmt.Sprintf(c.place, key+" = "+value)
+			if c.key == "jail.x." {
+				for l := range strings.Lines(rest) {
+					if k, _, _ := strings.Cut(l, " "); k != key {
+						text += l
+					}
+				}
+				if key == "mode" || key == "modes" && strings.HasPrefix(value, "{") {
+					text = strings.Replace(text, "failregex = [", "failregex.normal = [", 1)
+				}
+			}
+			_, problems := Load(nil, write(t, map[string]string{c.file: text}))
+			return problems
+		}
+		problems := load("zzzzzzzzzzzz", "1")
+		_, list, ok := strings.Cut(problems.Error(), "zzzzzzzzzzzz: there is no such key; write one of ")
+		if !ok {
+			t.Fatal(problems)
+		}
+		known, _, _ := strings.Cut(list, "\n")
+		for _, key := range strings.Split(known, ", ") {
+			if len(c.bad[key]) == 0 {
+				t.Errorf("%s%s: this test has no bad value for it", c.key, key)
+			}
+			for _, value := range append([]string{"1979-05-27"}, c.bad[key]...) {
+				problems := load(key, value)
+				found := slices.ContainsFunc(problems, func(p Problem) bool {
+					hint := strings.Contains(p.Reason, "write ") || strings.Contains(p.Reason, "put ") || strings.Contains(p.Reason, "did you mean ") ||
+						key == "formula" || key == "datepattern" || strings.Contains(key, "regex")
+					return strings.HasSuffix(p.File, c.file) && p.Line == c.line && strings.HasPrefix(p.Key, c.key+key) && hint
+				})
+				if !found {
+					t.Errorf("%s%s = %s: no problem that says where, why and what to write:\n%v", c.key, key, value, problems)
+				}
+			}
+		}
+	}
+}
+
 func TestSettingsProblems(t *testing.T) {
 	dir := write(t, map[string]string{SettingsFile: `
 interfaces = ["eth0", "eth 1", "averyveryverylongname", "../x"]

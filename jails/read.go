@@ -592,11 +592,11 @@ func (l *loader) readJail(c *Config, name string, jails map[string]values, j Jai
 		case other == name:
 			r.say(x, "is the jail itself; write the name of another one")
 		case from == nil:
-			to := similar(other, slices.Collect(mapKeys(jails)))
-			if to != "" {
-				to = fmt.Sprintf("; did you mean %q?", to)
+			hint := "write the name of another jail"
+			if to := similar(other, slices.Collect(mapKeys(jails))); to != "" {
+				hint = fmt.Sprintf("did you mean %q?", to)
 			}
-			r.say(x, "there is no jail %q whose filter could be used%s", other, to)
+			r.say(x, "there is no jail %q whose filter could be used; %s", other, hint)
 		case chained:
 			r.say(x, "jail %q uses another one's filter itself; write that one's name", other)
 		default:
@@ -779,6 +779,9 @@ func (r *reader) failregex() (chosen, rest []item) {
 	if !isTable {
 		if hasMode && modeAt.file == x.file {
 			r.say(modeAt, "has no meaning with a plain list of failregex; leave it out, or write the lists as failregex.%s = […]", mode)
+		}
+		if hasModes && modesAt.file == x.file {
+			r.say(modesAt, "has no meaning with a plain list of failregex; leave it out, or write named lists as failregex.NAME = […]")
 		}
 		items, ok := r.items(x, "failregex", example)
 		if ok && len(items) == 0 {
