@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"xdpban/internal/lab"
+	"xdpban/test/docs"
 )
 
 const (
@@ -307,6 +308,15 @@ func TestPackageOnDebian(t *testing.T) {
 			r.Errorf("a service beside the package's: %v\n%s", err, out)
 		}
 	})
+	step("pages", func(r *rig) {
+		pages, err := filepath.Glob("../../docs/*.md")
+		if err != nil {
+			r.Fatal(err)
+		}
+		for _, page := range append([]string{"../../README.md"}, pages...) {
+			r.play(page)
+		}
+	})
 	step("ssh", func(r *rig) {
 		if !r.served(attacker) {
 			r.Fatal("not served before any failure")
@@ -519,6 +529,30 @@ func TestPackageOnDebian(t *testing.T) {
 			r.Errorf("without systemd: %v\n%s", err, out)
 		}
 	})
+}
+
+// play does what a page of the documentation says for a whole system.
+func (r *rig) play(page string) {
+	r.Helper()
+	text, err := os.ReadFile(page)
+	if err != nil {
+		r.Fatal(err)
+	}
+	steps, err := docs.Read(string(text))
+	if err != nil {
+		r.Fatalf("%s: %v", page, err)
+	}
+	for _, s := range steps {
+		switch {
+		case !s.System:
+		case s.File != "":
+			r.write(s.File, s.Text)
+		default:
+			if err := s.Check(r.sys.Run(r.ctx, "sh", "-e", "-c", s.Command)); err != nil {
+				r.Errorf("%s: %v", page, err)
+			}
+		}
+	}
 }
 
 // nothingLeft looks for traces after a removal.
