@@ -144,7 +144,8 @@ package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64
 	cp -r packaging/nfpm.yaml packaging/scripts packaging/lintian-overrides packaging/xdpban.toml $(addprefix packaging/,$(UNITS)) $(DIST)/stage
 	cp packaging/fail2ban/xdpban.conf $(DIST)/stage/fail2ban-action.conf
 	for page in packaging/man/*; do gzip -9n <$$page >$(DIST)/stage/$${page##*/}.gz; done
-	for shell in bash zsh fish; do $(GO) run -buildvcs=false ./cmd/xdpban completion $$shell >$(DIST)/stage/completion.$$shell; done
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/stage/native ./cmd/xdpban
+	for shell in bash zsh fish; do $(DIST)/stage/native completion $$shell >$(DIST)/stage/completion.$$shell; done
 	gzip -9n <CHANGELOG.md >$(DIST)/stage/changelog.gz
 	printf 'xdpban (%s-1) stable; urgency=medium\n\n  * See changelog.gz.\n\n -- xdpban maintainers <maintainers@example.org>  %s\n' \
 		'$(VERSION)' "$$(LC_ALL=C TZ=UTC git log -1 --format=%cd --date=rfc-local)" | gzip -9n >$(DIST)/stage/changelog.Debian.gz
