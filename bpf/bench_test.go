@@ -182,7 +182,7 @@ func BenchmarkMapKinds(b *testing.B) {
 		for i, ban := range bench4(n) {
 			keys[i] = ban.Prefix.Addr().As4()
 		}
-		_, err = update(m, keys, values, per)
+		_, err = m.BatchUpdate(keys, values, nil)
 		must(b, err)
 		return m
 	}

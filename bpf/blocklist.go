@@ -63,8 +63,7 @@ func (b *Blocklist) Add(ban Ban) error {
 	return err
 }
 
-// batch is how many bans are written at a time: enough to make system calls
-// cheap, few enough to keep buffers small on machines with many CPUs.
+// batch is how many bans are turned into the kernel's terms at a time.
 const batch = 4096
 
 // AddBatch is Add for many. It returns how many are dealt with: all of them
@@ -90,15 +89,17 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 	if err := b.use(prefixes); err != nil {
 		return 0, err
 	}
-	known, err := b.makeRoom(prefixes)
-	if err != nil {
+	if err := b.makeRoom(prefixes); err != nil {
 		return 0, err
 	}
 	at := now()
 	var full FullError
 	scopes := map[string]uint32{}
+	var parts [4][]pending
 	for n < len(bans) {
-		var parts [4][]pending
+		for i := range parts {
+			parts[i] = parts[i][:0]
+		}
 		end := min(n+batch, len(bans))
 		for i := n; i < end; i++ {
 			jail, err := b.jailID(bans[i].Jail)
@@ -117,16 +118,18 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 			}
 			t := tableIndex(prefixes[i])
 			parts[t] = append(parts[t], pending{
-				prefix:  prefixes[i],
-				expires: at.expires(bans[i].Until) | uint64(scope),
-				origin:  kernOrigin{Since: unixNano(bans[i].Since), Until: unixNano(bans[i].Until), Jail: jail},
+				prefix: prefixes[i],
+				ban: kernBan{
+					Expires: at.expires(bans[i].Until) | uint64(scope),
+					Since:   unixNano(bans[i].Since), Until: unixNano(bans[i].Until), Jail: jail,
+				},
 			})
 		}
 		for i, list := range parts {
 			if len(list) == 0 {
 				continue
 			}
-			gone, err := b.put(i, list, known[i], at)
+			gone, err := b.put(i, list, at)
 			full.GivenUp = append(full.GivenUp, gone...)
 			if err != nil {
 				if len(full.GivenUp) > 0 {
@@ -143,48 +146,30 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 	return n, nil
 }
 
-// makeRoom looks at tables into which much is to be written: it returns what
-// stands in them, and lets them grow at once to what will be needed.
-func (b *Blocklist) makeRoom(prefixes []netip.Prefix) (known [4]map[netip.Prefix]bool, err error) {
+// makeRoom lets tables into which much is to be written grow at once: all of
+// it may be new.
+func (b *Blocklist) makeRoom(prefixes []netip.Prefix) error {
 	var more [4]int
 	for _, p := range prefixes {
 		more[tableIndex(p)]++
 	}
 	for i, n := range more {
-		t := b.maps.Load().tables[i]
-		if n < 1000 || n < t.capacity()/4 {
-			continue
-		}
-		known[i] = make(map[netip.Prefix]bool)
-		err := t.walk(func(p netip.Prefix, _ record) bool {
-			known[i][p] = true
-			return true
-		})
-		if err != nil {
-			return known, err
-		}
-		if err := b.grow(i, len(known[i])+n); err != nil {
-			return known, err
+		if n > b.maps.Load().tables[i].capacity() {
+			if err := b.grow(i, n); err != nil {
+				return err
+			}
 		}
 	}
-	return known, nil
+	return nil
 }
 
 // put writes to one table. If that is full and can't grow any more, the bans
 // that end soonest make room, among the new and the standing ones, and are
 // returned.
-func (b *Blocklist) put(table int, list []pending, known map[netip.Prefix]bool, at instant) (gone []Entry, err error) {
+func (b *Blocklist) put(table int, list []pending, at instant) (gone []Entry, err error) {
 	for {
 		t := b.maps.Load().tables[table]
-		left, err := t.put(list, known)
-		for _, p := range list {
-			if known != nil {
-				known[p.prefix] = true
-			}
-		}
-		for _, p := range left {
-			delete(known, p.prefix)
-		}
+		left, err := t.write(list)
 		if !errors.Is(err, ErrFull) {
 			return gone, err
 		}
@@ -195,16 +180,29 @@ func (b *Blocklist) put(table int, list []pending, known map[netip.Prefix]bool, 
 			list = left
 			continue
 		}
+		left = lastOfEach(left)
 		displaced, n, err := b.displace(t, left, at)
 		gone = append(gone, displaced...)
-		for _, e := range displaced {
-			delete(known, e.Prefix)
-		}
 		if err != nil || n == 0 {
 			return gone, err
 		}
 		list = left[:n]
 	}
+}
+
+// lastOfEach leaves out what is overridden further on.
+func lastOfEach(list []pending) []pending {
+	last := make(map[netip.Prefix]int, len(list))
+	for i, p := range list {
+		last[p.prefix] = i
+	}
+	out := make([]pending, 0, len(last))
+	for i, p := range list {
+		if last[p.prefix] == i {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 // displace removes the standing entries that end soonest for the pending
@@ -216,65 +214,56 @@ func (b *Blocklist) displace(t table, list []pending, at instant) (gone []Entry,
 	if err != nil {
 		return nil, 0, err
 	}
-	slices.SortFunc(list, func(x, y pending) int { return cmp.Compare(dearness(y.expires), dearness(x.expires)) })
+	slices.SortFunc(list, func(x, y pending) int { return cmp.Compare(dearness(y.ban.Expires), dearness(x.ban.Expires)) })
 	var out []netip.Prefix
 	for n < min(len(victims), len(list)) {
 		v := victims[n]
-		if !at.ended(v.expires) && dearness(v.expires) >= dearness(list[n].expires) {
+		if !at.ended(v.expires) && dearness(v.expires) >= dearness(list[n].ban.Expires) {
 			break
-		}
-		r, _, err := t.get(v.prefix)
-		if err != nil {
-			return nil, 0, err
-		}
-		e, err := b.entry(t, v.prefix, r, at)
-		if err != nil {
-			return nil, 0, err
-		}
-		if at.ended(v.expires) {
-			b.swept = append(b.swept, e)
-		} else {
-			gone = append(gone, e)
 		}
 		out = append(out, v.prefix)
 		n++
 	}
-	for _, p := range list[n:] {
-		e, err := b.entry(t, p.prefix, record{expires: p.expires}, at)
+	were, err := t.remove(out)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, p := range append(were, list[n:]...) {
+		e, err := b.entry(p, at)
 		if err != nil {
 			return nil, 0, err
 		}
-		gone, out = append(gone, e), append(out, p.prefix)
+		if at.ended(p.ban.Expires) {
+			b.swept = append(b.swept, e)
+		} else {
+			gone = append(gone, e)
+		}
 	}
-	return gone, n, t.remove(out)
+	return gone, n, nil
 }
 
-// entry completes a record with its origin.
-func (b *Blocklist) entry(t table, p netip.Prefix, r record, at instant) (Entry, error) {
-	o, err := t.origin(p)
-	if err != nil {
-		return Entry{}, err
-	}
-	jail, err := b.jailName(o.Jail)
+// entry is a ban in our terms.
+func (b *Blocklist) entry(p pending, at instant) (Entry, error) {
+	jail, err := b.jailName(p.ban.Jail)
 	if err != nil {
 		return Entry{}, err
 	}
 	var ports []Port
-	if scope := uint32(r.expires & scopeMask); scope != 0 {
+	if scope := uint32(p.ban.Expires & scopeMask); scope != 0 {
 		if ports, err = b.scopePorts(scope); err != nil {
 			return Entry{}, err
 		}
 	}
 	return Entry{
 		Ban: Ban{
-			Prefix: p,
+			Prefix: p.prefix,
 			Jail:   jail,
-			Since:  fromUnixNano(o.Since),
-			Until:  at.until(r.expires, o.Until),
+			Since:  fromUnixNano(p.ban.Since),
+			Until:  at.until(p.ban.Expires, p.ban.Until),
 			Ports:  ports,
 		},
-		Packets: o.Packets + r.packets,
-		Bytes:   o.Bytes + r.bytes,
+		Packets: p.ban.Packets,
+		Bytes:   p.ban.Bytes,
 	}, nil
 }
 
@@ -314,27 +303,45 @@ func Canonical(p netip.Prefix) (netip.Prefix, error) {
 // Remove unbans exactly this prefix and returns what the entry was; ok is
 // false if there was none, or only one that had ended.
 func (b *Blocklist) Remove(p netip.Prefix) (e Entry, ok bool, err error) {
-	given := p
-	if p, err = Canonical(p); err != nil {
-		return Entry{}, false, fmt.Errorf("unban %s: %w", given, err)
+	were, err := b.RemoveBatch([]netip.Prefix{p})
+	if err != nil || len(were) == 0 {
+		return Entry{}, false, err
+	}
+	return were[0], true, nil
+}
+
+// RemoveBatch is Remove for many: it returns what was banned.
+func (b *Blocklist) RemoveBatch(prefixes []netip.Prefix) (were []Entry, err error) {
+	var parts [4][]netip.Prefix
+	for _, given := range prefixes {
+		p, err := Canonical(given)
+		if err != nil {
+			return nil, fmt.Errorf("unban %s: %w", given, err)
+		}
+		parts[tableIndex(p)] = append(parts[tableIndex(p)], p)
 	}
 	set, unlock, err := b.lock()
 	if err != nil {
-		return Entry{}, false, err
+		return nil, err
 	}
 	defer unlock()
-	t, at := set.tableOf(p), now()
-	r, ok, err := t.get(p)
-	if err != nil || !ok {
-		return Entry{}, false, err
+	at := now()
+	for i, list := range parts {
+		gone, removeErr := set.tables[i].remove(list)
+		for _, p := range gone {
+			e, err := b.entry(p, at)
+			if err != nil {
+				return were, errors.Join(err, removeErr)
+			}
+			if !at.ended(p.ban.Expires) {
+				were = append(were, e)
+			}
+		}
+		if removeErr != nil {
+			return were, removeErr
+		}
 	}
-	if e, err = b.entry(t, p, r, at); err != nil {
-		return Entry{}, false, err
-	}
-	if err := t.remove([]netip.Prefix{p}); err != nil {
-		return Entry{}, false, err
-	}
-	return e, !at.ended(r.expires), nil
+	return were, b.sift(len(were))
 }
 
 // List walks all entries, expired ones that nobody swept yet left out. The
@@ -348,11 +355,11 @@ func (b *Blocklist) List() iter.Seq2[Entry, error] {
 		}
 		for _, t := range set.tables {
 			at, stopped := now(), false
-			err := t.walk(func(p netip.Prefix, r record) bool {
-				if at.ended(r.expires) {
+			err := t.walk(func(p netip.Prefix, ban kernBan) bool {
+				if at.ended(ban.Expires) {
 					return true
 				}
-				e, err := b.entry(t, p, r, at)
+				e, err := b.entry(pending{p, ban}, at)
 				stopped = !yield(e, err)
 				return !stopped
 			})
@@ -375,30 +382,37 @@ func (b *Blocklist) Sweep() ([]Entry, error) {
 		return nil, err
 	}
 	defer unlock()
-	at, lens := now(), lengths{}
+	at, lens, mesh := now(), lengths{}, set.sieve.mesh()
 	out := b.swept
 	b.swept = nil
 	for _, t := range set.tables {
-		var entryErr error
 		var ended []netip.Prefix
-		err := t.walk(func(p netip.Prefix, r record) bool {
-			if !at.ended(r.expires) {
+		err := t.walk(func(p netip.Prefix, ban kernBan) bool {
+			if at.ended(ban.Expires) {
+				ended = append(ended, p)
+			} else {
 				lens.add(p)
-				return true
+				mesh.add(p)
 			}
-			var e Entry
-			e, entryErr = b.entry(t, p, r, at)
-			ended, out = append(ended, p), append(out, e)
-			return entryErr == nil
+			return true
 		})
-		if err := errors.Join(err, entryErr); err != nil {
+		if err != nil {
 			return out, err
 		}
-		for part := range slices.Chunk(ended, batch) {
-			if err := t.remove(part); err != nil {
-				return out, err
+		were, removeErr := t.remove(ended)
+		for _, p := range were {
+			e, err := b.entry(p, at)
+			if err != nil {
+				return out, errors.Join(err, removeErr)
 			}
+			out = append(out, e)
 		}
+		if removeErr != nil {
+			return out, removeErr
+		}
+	}
+	if err := mesh.use(); err != nil {
+		return out, err
 	}
 	// What isn't in use any more leaves the program.
 	return out, b.setLengths(lens)
@@ -429,17 +443,17 @@ func (b *Blocklist) Sync(bans []Ban) error {
 	standing := [4]int{}
 	for i, t := range set.tables {
 		var entryErr error
-		err := t.walk(func(p netip.Prefix, r record) bool {
+		err := t.walk(func(p netip.Prefix, have kernBan) bool {
 			standing[i]++
 			ban, ok := wanted[p]
 			var e Entry
-			if e, entryErr = b.entry(t, p, r, at); entryErr != nil {
+			if e, entryErr = b.entry(pending{p, have}, at); entryErr != nil {
 				return false
 			}
 			switch {
 			case !ok:
 				removed[i] = append(removed[i], p)
-				if at.ended(r.expires) {
+				if at.ended(have.Expires) {
 					b.swept = append(b.swept, e)
 				}
 			case e.Jail == ban.Jail && e.Since.Equal(ban.Since) && e.Until.Equal(ban.Until) && samePorts(e.Ports, ban.Ports):
@@ -460,15 +474,15 @@ func (b *Blocklist) Sync(bans []Ban) error {
 		more[tableIndex(p)]++
 	}
 	remove := func() error {
+		n := 0
 		for i, list := range removed {
-			for part := range slices.Chunk(list, batch) {
-				// Adding may have replaced the maps.
-				if err := b.maps.Load().tables[i].remove(part); err != nil {
-					return err
-				}
+			n += len(list)
+			// Adding may have replaced the maps.
+			if _, err := b.maps.Load().tables[i].remove(list); err != nil {
+				return err
 			}
 		}
-		return nil
+		return b.sift(n)
 	}
 	// Adding first leaves no gap where a subnet takes the place of its
 	// addresses; only if that doesn't fit, removing goes first.
@@ -513,14 +527,14 @@ func (b *Blocklist) Covering(p netip.Prefix) ([]Entry, error) {
 			continue
 		}
 		t := set.tableOf(q)
-		r, ok, err := t.get(q)
+		ban, ok, err := t.get(q)
 		if err != nil {
 			return out, err
 		}
-		if !ok || at.ended(r.expires) {
+		if !ok || at.ended(ban.Expires) {
 			continue
 		}
-		e, err := b.entry(t, q, r, at)
+		e, err := b.entry(pending{q, ban}, at)
 		if err != nil {
 			return out, err
 		}

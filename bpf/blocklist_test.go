@@ -402,6 +402,9 @@ func TestSyncIsSeamless(t *testing.T) {
 		if err := b.Sync(sets[i%2]); err != nil {
 			t.Error(err)
 		}
+		if _, err := b.Sweep(); err != nil { // clears the bits of what is gone
+			t.Error(err)
+		}
 	}
 	close(stop)
 	if n := <-done; n > 0 {
@@ -601,13 +604,13 @@ func TestForeignPins(t *testing.T) {
 		spec       *ebpf.MapSpec
 	}{
 		{"ban4", "type Array", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
-		{"ban4", "type Hash", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
-		{"ban6", "key has 4 bytes", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
-		{"net4", "value has 8 bytes", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 8, ValueSize: 8, MaxEntries: 1}},
-		{"net6", "flags", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 20, ValueSize: 24, MaxEntries: 1, Flags: 1}},
+		{"ban4", "type PerCPUHash", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
+		{"ban6", "key has 4 bytes", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
+		{"net4", "value has 8 bytes", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1}},
+		{"net6", "flags", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 20, ValueSize: 48, MaxEntries: 1, Flags: 1}},
 		{"ban4", "type information", untyped},
 		{"ban4", "expires @0+8, bytes @8+8, packets @16+8", swapped("ban4")},
-		{"origin4", "until", swapped("origin4")},
+		{"ban6", "bytes @8+8, packets @16+8", swapped("ban6")},
 	} {
 		dir := bpffs(t)
 		path := filepath.Join(dir, Schema, tt.name)

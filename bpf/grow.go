@@ -23,7 +23,9 @@ import (
 //  3. the program on each interface is replaced atomically by one that reads
 //     the new map: up to then the old one decides, from then on the new one;
 //  4. when no CPU runs the old program any more, what it has counted is added
-//     to the origins, and the old map's pin removed.
+//     to the new map, and the old map's pin removed.
+//
+// The sieve is replaced with them, filled before any packet reads it.
 //
 // A process that dies anywhere in between leaves pins from which the next one
 // to open the set undoes 2 or carries out 3 and 4.
@@ -80,7 +82,7 @@ func (b *Blocklist) Resize(l Limits) error {
 			continue
 		}
 		n := 0
-		if err := t.walk(func(netip.Prefix, record) bool { n++; return true }); err != nil {
+		if err := t.walk(func(netip.Prefix, kernBan) bool { n++; return true }); err != nil {
 			return err
 		}
 		if n > int(limit) {
@@ -94,17 +96,19 @@ func (b *Blocklist) Resize(l Limits) error {
 	if err := b.replace(sizes); err != nil {
 		return errors.Join(err, b.writeMeta(old))
 	}
-	b.remakeTables(meta)
-	return nil
+	_, err = b.remakeTables(meta)
+	return err
 }
 
 // remakeTables replaces the tables by some that know the limits in meta, and
 // remember nothing.
-func (b *Blocklist) remakeTables(meta kernMeta) *mapSet {
+func (b *Blocklist) remakeTables(meta kernMeta) (*mapSet, error) {
 	set := *b.maps.Load()
-	set.makeTables(b, meta)
+	if err := set.makeTables(b, meta); err != nil {
+		return nil, err
+	}
 	b.maps.Store(&set)
-	return &set
+	return &set, nil
 }
 
 // grow makes room for n entries in a table, as far as its limit allows; the
@@ -118,8 +122,8 @@ func (b *Blocklist) grow(table, n int) error {
 	return b.replace(map[int]uint32{table: uint32(size)})
 }
 
-// replace makes tables (and their maps of origins, if those are too small)
-// anew with other sizes; the lock is held.
+// replace makes tables, and the sieve if it has to be larger or may be
+// smaller, anew with other sizes; the lock is held.
 func (b *Blocklist) replace(sizes map[int]uint32) error {
 	if len(sizes) == 0 {
 		return nil
@@ -138,25 +142,19 @@ func (b *Blocklist) replace(sizes map[int]uint32) error {
 	}
 
 	want := map[string]uint32{}
-	origins := map[string]uint32{}
+	room := 0
 	for i, t := range old.tables {
 		size := uint32(t.capacity())
 		if n, ok := sizes[i]; ok {
 			size = n
 			want[t.String()] = n
 		}
-		origins[[]string{kernMapOrigin4, kernMapOrigin6}[i%2]] += size
+		room += int(size)
 	}
-	for name, size := range origins {
-		for _, m := range old.all() {
-			if m.name == name && (*m.m).MaxEntries() != size {
-				want[name] = size
-			}
-		}
-	}
+	want[kernMapSieve] = sieveWords(room)
 	for _, m := range set.all() {
 		size, ok := want[m.name]
-		if !ok {
+		if !ok || m.name == kernMapSieve && (*m.m).MaxEntries() == size {
 			continue
 		}
 		spec := b.spec.Maps[m.name].Copy()
@@ -166,7 +164,9 @@ func (b *Blocklist) replace(sizes map[int]uint32) error {
 			return undo(err)
 		}
 		names = append(names, m.name)
-		if err := copyMap(*m.m, fresh); err != nil {
+		if m.name == kernMapSieve {
+			set.sieve = nil // the tables' entries are added further down
+		} else if err := copyMap(*m.m, fresh); err != nil {
 			return undo(fmt.Errorf("fill %s: %w", m.name, err))
 		}
 		if err := fresh.Pin(b.pin(m.name + newPin)); err != nil {
@@ -181,6 +181,17 @@ func (b *Blocklist) replace(sizes map[int]uint32) error {
 	if err != nil {
 		return undo(err)
 	}
+	meta.Maps++
+	set.generation = meta.Maps
+	refill := set.sieve == nil
+	if err := set.makeTables(b, meta); err != nil {
+		return undo(err)
+	}
+	if refill {
+		if err := set.sift(); err != nil {
+			return undo(err)
+		}
+	}
 	for _, name := range names {
 		if err := os.Link(b.pin(name), b.pin(name+oldPin)); err != nil {
 			return undo(err)
@@ -189,9 +200,6 @@ func (b *Blocklist) replace(sizes map[int]uint32) error {
 			return undo(err)
 		}
 	}
-	meta.Maps++
-	set.generation = meta.Maps
-	set.makeTables(b, meta)
 	b.maps.Store(&set)
 	if err := errors.Join(b.writeMeta(meta), b.reload(meta)); err != nil {
 		err = undo(err)
@@ -218,30 +226,22 @@ func copyMap(from, to *ebpf.Map) error {
 	}
 }
 
-// copyEntries copies bans without their counts, origins whole.
+// copyEntries copies bans without their counts.
 func copyEntries[K comparable](from, to *ebpf.Map) error {
-	if from.Type() == ebpf.PerCPUHash {
-		cpus := ebpf.MustPossibleCPU()
-		return copyValues[K, kernBan](from, to, cpus, func(v *kernBan) { v.Packets, v.Bytes = 0, 0 })
-	}
-	return copyValues[K, kernOrigin](from, to, 1, func(*kernOrigin) {})
-}
-
-func copyValues[K comparable, V any](from, to *ebpf.Map, perKey int, change func(*V)) error {
 	var keys []K
-	var values []V
+	var values []kernBan
 	var failed error
 	flush := func() bool {
-		_, failed = update(to, keys, values, perKey)
+		if len(keys) > 0 {
+			_, failed = to.BatchUpdate(keys, values, nil)
+		}
 		keys, values = keys[:0], values[:0]
 		return failed == nil
 	}
-	err := walk(from, perKey, func(k K, v []V) bool {
-		keys = append(keys, k)
-		for i := range v {
-			values = append(values, v[i])
-			change(&values[len(values)-1])
-		}
+	err := walk(from, 1, func(k K, v []kernBan) bool {
+		ban := v[0]
+		ban.Packets, ban.Bytes = 0, 0
+		keys, values = append(keys, k), append(values, ban)
 		return len(keys) < batch || flush()
 	})
 	if err == nil && failed == nil {
@@ -250,9 +250,8 @@ func copyValues[K comparable, V any](from, to *ebpf.Map, perKey int, change func
 	return errors.Join(err, failed)
 }
 
-// settle adds the counts of replaced maps to the origins, when their program
-// has made its last count, and removes their pins. An entry leaves the old
-// map as it is added: if we die in between, at most one is added twice.
+// settle adds the counts of replaced maps to the new ones, when their program
+// has made its last count, and removes their pins.
 func (b *Blocklist) settle() error {
 	// This waits for an RCU grace period: until then, a CPU may be in the
 	// middle of the old program. Kernels with nohz_full don't offer it.
@@ -276,31 +275,6 @@ func (b *Blocklist) settle() error {
 		}
 	}
 	return b.removePins(oldPin)
-}
-
-func (t *bans[K, O]) takeCounts(old *ebpf.Map) error {
-	var failed error
-	err := walk(old, ebpf.MustPossibleCPU(), func(k K, v []kernBan) bool {
-		r := sum(v)
-		if r.packets == 0 {
-			return true
-		}
-		p := t.prefix(k)
-		o, err := t.origin(p)
-		if err == nil {
-			o.Packets += r.packets
-			o.Bytes += r.bytes
-			if err = t.originMap.Update(t.originKey(p), o, ebpf.UpdateExist); errors.Is(err, ebpf.ErrKeyNotExist) {
-				err = nil
-			}
-		}
-		if err == nil {
-			err = old.Delete(k)
-		}
-		failed = err
-		return err == nil
-	})
-	return errors.Join(err, failed)
 }
 
 // mendPins looks for a replacement of maps that was cut short. If the new

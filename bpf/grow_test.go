@@ -138,7 +138,7 @@ func TestResizeCutShort(t *testing.T) {
 			was, _ := find(t, b, peerEnd)
 
 			set := b.maps.Load()
-			for name, from := range map[string]*ebpf.Map{kernMapBan4: set.Ban4, kernMapOrigin4: set.Origin4} {
+			for name, from := range map[string]*ebpf.Map{kernMapBan4: set.Ban4, kernMapNet4: set.Net4} {
 				spec := b.spec.Maps[name].Copy()
 				spec.MaxEntries = 2 * from.MaxEntries()
 				m, _, err := openMap(b.pin(name+newPin), spec, false)
@@ -157,7 +157,7 @@ func TestResizeCutShort(t *testing.T) {
 				swap(kernMapBan4)
 			default:
 				swap(kernMapBan4)
-				swap(kernMapOrigin4)
+				swap(kernMapNet4)
 			}
 
 			again := open(t, Options{Dir: dir})

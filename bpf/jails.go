@@ -11,7 +11,7 @@ import (
 // maxJailName is the room for a jail's name and the NUL behind it.
 const maxJailName = len(kernJailName{}.Name)
 
-// jailNames is what the map jails holds: an origin names its jail by a number.
+// jailNames is what the map jails holds: a ban names its jail by a number.
 // A number keeps its name for as long as the maps live.
 type jailNames struct {
 	ids   map[string]uint32 // guarded by the lock

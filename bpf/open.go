@@ -25,7 +25,7 @@ const DefaultDir = "/sys/fs/bpf/xdpban"
 
 // Schema names the layout of the pinned maps, and the folder that holds
 // them.
-const Schema = "v1"
+const Schema = "v2"
 
 // Limits where Options leave them zero. Maps start small and grow up to them,
 // so a high limit costs nothing.
@@ -75,9 +75,8 @@ type Blocklist struct {
 	scopeCache sync.Map
 
 	mu         sync.Mutex
-	generation uint64 // of meta, as of our last turn
-	ender      *ebpf.Program
-	enderMaps  uint64 // the generation of maps it was loaded for
+	generation uint64    // of meta, as of our last turn
+	writers    [4]writer // one a table
 	jails      jailNames
 	swept      []Entry // ended bans that made room, for the next Sweep
 }
@@ -87,6 +86,7 @@ type Blocklist struct {
 // for reading until nobody uses it.
 type mapSet struct {
 	kernMaps
+	sieve      *sieve
 	tables     []table // ban4, ban6, net4, net6
 	generation uint64  // meta's count of replacements
 }
@@ -97,7 +97,7 @@ func (s *mapSet) all() []namedMap {
 	return []namedMap{
 		{kernMapBan4, &s.Ban4}, {kernMapBan6, &s.Ban6},
 		{kernMapNet4, &s.Net4}, {kernMapNet6, &s.Net6},
-		{kernMapOrigin4, &s.Origin4}, {kernMapOrigin6, &s.Origin6},
+		{kernMapSieve, &s.Sieve},
 		{kernMapAllow4, &s.Allow4}, {kernMapAllow6, &s.Allow6},
 		{kernMapVerdicts, &s.Verdicts}, {kernMapJails, &s.Jails},
 		{kernMapPorts, &s.Ports}, {kernMapPipeline, &s.Pipeline}, {kernMapEvents, &s.Events},
@@ -158,7 +158,7 @@ func (b *Blocklist) open(o Options) error {
 	for name, n := range map[string]uint32{
 		kernMapBan4: bans, kernMapBan6: bans,
 		kernMapNet4: nets, kernMapNet6: nets,
-		kernMapOrigin4: bans + nets, kernMapOrigin6: bans + nets,
+		kernMapSieve:  sieveWords(2 * int(bans+nets)),
 		kernMapAllow4: cmp.Or(o.MaxAllow, DefaultMaxAllow), kernMapAllow6: cmp.Or(o.MaxAllow, DefaultMaxAllow),
 	} {
 		b.spec.Maps[name].MaxEntries = n
@@ -217,8 +217,7 @@ func (b *Blocklist) openMaps(o Options) error {
 	}
 	b.epoch = meta.Epoch
 	set.generation = meta.Maps
-	set.makeTables(b, meta)
-	if err := b.writeMeta(meta); err != nil {
+	if err := errors.Join(set.makeTables(b, meta), b.writeMeta(meta)); err != nil {
 		return err
 	}
 	if interrupted {
@@ -251,7 +250,10 @@ func (b *Blocklist) current() (*mapSet, error) {
 			return nil, err
 		}
 	}
-	set.makeTables(b, meta)
+	if err := set.makeTables(b, meta); err != nil {
+		set.Close()
+		return nil, err
+	}
 	b.maps.Store(set)
 	return set, nil
 }
@@ -390,8 +392,8 @@ func (b *Blocklist) Close() error {
 	if set := b.maps.Load(); set != nil {
 		err = set.Close()
 	}
-	if b.ender != nil {
-		err = errors.Join(err, b.ender.Close())
+	for i := range b.writers {
+		err = errors.Join(err, b.writers[i].Close())
 	}
 	if b.folder != nil {
 		err = errors.Join(err, b.folder.Close())
@@ -449,7 +451,9 @@ func (b *Blocklist) takeTurn() (*mapSet, error) {
 		return nil, err
 	}
 	if meta.Generation != b.generation {
-		set = b.remakeTables(meta)
+		if set, err = b.remakeTables(meta); err != nil {
+			return nil, err
+		}
 	}
 	meta.Generation++
 	b.generation = meta.Generation

@@ -128,6 +128,7 @@ func (b *Blocklist) load(meta kernMeta, slot uint32) (*ebpf.Program, error) {
 		kernVarProbes4Len:  n4,
 		kernVarProbes6:     probes6,
 		kernVarProbes6Len:  n6,
+		kernVarSieveShift:  b.maps.Load().sieve.shift(),
 	} {
 		if err := spec.Variables[name].Set(value); err != nil {
 			return nil, fmt.Errorf("set %s: %w", name, err)
@@ -151,39 +152,6 @@ func (b *Blocklist) assign(spec *ebpf.CollectionSpec, to any) error {
 		spec.Maps[m.name].MaxEntries = (*m.m).MaxEntries()
 	}
 	return spec.LoadAndAssign(to, &ebpf.CollectionOptions{MapReplacements: replacements})
-}
-
-// setEnd runs set_end; the lock is held. The error is ErrUnsupported if the
-// kernel has no such thing.
-func (b *Blocklist) setEnd(r kernEndRequest) error {
-	set := b.maps.Load()
-	if b.ender == nil || b.enderMaps != set.generation {
-		if err := features.HaveProgramHelper(ebpf.Syscall, asm.FnMapLookupPercpuElem); err != nil {
-			return errors.ErrUnsupported
-		}
-		spec := b.spec.Copy()
-		if err := spec.Variables[kernVarCpus].Set(uint32(ebpf.MustPossibleCPU())); err != nil {
-			return err
-		}
-		var out struct {
-			SetEnd *ebpf.Program `ebpf:"set_end"`
-		}
-		if err := b.assign(spec, &out); err != nil {
-			return fmt.Errorf("load the program that changes ends: %w", explain(err))
-		}
-		if b.ender != nil {
-			b.ender.Close()
-		}
-		b.ender, b.enderMaps = out.SetEnd, set.generation
-	}
-	found, err := b.ender.Run(&ebpf.RunOptions{Context: r})
-	if err != nil {
-		return err
-	}
-	if found == 0 {
-		return ebpf.ErrKeyNotExist
-	}
-	return nil
 }
 
 // mask is the netmask of n bits, in the form of an address.

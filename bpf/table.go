@@ -9,45 +9,38 @@ import (
 	"math"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
-// table is one of the maps of bans with the origins that belong to it.
+// table is one of the maps of bans.
 type table interface {
 	// String is the map's name.
 	String() string
-	// takeCounts empties an older map of the same kind into the origins.
-	takeCounts(old *ebpf.Map) error
 	// capacity is the size of the map, limit how far it may grow.
 	capacity() int
 	limit() int
-	get(netip.Prefix) (record, bool, error)
-	// put sets the ends of standing entries and adds the others. What found
-	// no room is returned, together with ErrFull. known are the standing
-	// entries if not nil: then they aren't asked for one by one.
-	put(list []pending, known map[netip.Prefix]bool) (left []pending, err error)
-	remove([]netip.Prefix) error
+	get(netip.Prefix) (kernBan, bool, error)
+	// write makes entries, or changes all but the counts of standing ones.
+	// What found no room is returned, together with ErrFull.
+	write(list []pending) (left []pending, err error)
+	// remove returns those that were there, as they were.
+	remove([]netip.Prefix) ([]pending, error)
 	// walk yields each entry once; it sees or misses what changes meanwhile.
-	walk(func(netip.Prefix, record) bool) error
-	origin(netip.Prefix) (kernOrigin, error)
+	walk(func(netip.Prefix, kernBan) bool) error
+	// takeCounts empties a map that this one replaced: what it has counted
+	// is added to the entries that are still there.
+	takeCounts(old *ebpf.Map) error
 	// victims are the entries that end soonest, soonest first; they are
 	// remembered so that a flood of bans doesn't walk a full map each time.
 	victims(n int) ([]victim, error)
 }
 
-// record is an entry of ban or net, summed over the CPUs.
-type record struct {
-	expires, packets, bytes uint64
-}
-
 // pending is a ban in the kernel's terms.
 type pending struct {
-	prefix  netip.Prefix
-	expires uint64
-	origin  kernOrigin
+	prefix netip.Prefix
+	ban    kernBan
 }
 
 type victim struct {
@@ -63,17 +56,16 @@ func dearness(expires uint64) uint64 {
 	return expires
 }
 
-// bans is a table with keys K, and O in its map of origins.
-type bans[K, O comparable] struct {
-	b         *Blocklist
-	index     uint32 // among the tables
-	title     string
-	m         *ebpf.Map
-	originMap *ebpf.Map
-	max       uint32 // how far it may grow
-	key       func(netip.Prefix) K
-	prefix    func(K) netip.Prefix
-	originKey func(netip.Prefix) O
+// bans is a table with keys K.
+type bans[K comparable] struct {
+	b      *Blocklist
+	index  uint32 // among the tables
+	sieve  *sieve
+	title  string
+	m      *ebpf.Map
+	max    uint32 // how far it may grow
+	key    func(netip.Prefix) K
+	prefix func(K) netip.Prefix
 
 	// soonest are the entries that end soonest, soonest first; nil: not
 	// known. Every entry that isn't in it ends no sooner than horizon.
@@ -81,29 +73,35 @@ type bans[K, O comparable] struct {
 	horizon uint64
 }
 
-func (s *mapSet) makeTables(b *Blocklist, meta kernMeta) {
+// makeTables completes a set of maps.
+func (s *mapSet) makeTables(b *Blocklist, meta kernMeta) error {
+	if s.sieve == nil {
+		var err error
+		if s.sieve, err = openSieve(s.Sieve); err != nil {
+			return err
+		}
+	}
 	s.tables = []table{
-		&bans[[4]byte, kernPrefix4]{
-			b: b, index: 0, title: kernMapBan4, m: s.Ban4, max: meta.MaxBans, originMap: s.Origin4,
-			key:       func(p netip.Prefix) [4]byte { return p.Addr().As4() },
-			prefix:    func(k [4]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4(k), 32) },
-			originKey: key4,
+		&bans[[4]byte]{
+			b: b, index: 0, sieve: s.sieve, title: kernMapBan4, m: s.Ban4, max: meta.MaxBans,
+			key:    func(p netip.Prefix) [4]byte { return p.Addr().As4() },
+			prefix: func(k [4]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4(k), 32) },
 		},
-		&bans[[16]byte, kernPrefix6]{
-			b: b, index: 1, title: kernMapBan6, m: s.Ban6, max: meta.MaxBans, originMap: s.Origin6,
-			key:       func(p netip.Prefix) [16]byte { return p.Addr().As16() },
-			prefix:    func(k [16]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom16(k), 128) },
-			originKey: key6,
+		&bans[[16]byte]{
+			b: b, index: 1, sieve: s.sieve, title: kernMapBan6, m: s.Ban6, max: meta.MaxBans,
+			key:    func(p netip.Prefix) [16]byte { return p.Addr().As16() },
+			prefix: func(k [16]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom16(k), 128) },
 		},
-		&bans[kernPrefix4, kernPrefix4]{
-			b: b, index: 2, title: kernMapNet4, m: s.Net4, max: meta.MaxNets, originMap: s.Origin4,
-			key: key4, prefix: prefixOf4, originKey: key4,
+		&bans[kernPrefix4]{
+			b: b, index: 2, sieve: s.sieve, title: kernMapNet4, m: s.Net4, max: meta.MaxNets,
+			key: key4, prefix: prefixOf4,
 		},
-		&bans[kernPrefix6, kernPrefix6]{
-			b: b, index: 3, title: kernMapNet6, m: s.Net6, max: meta.MaxNets, originMap: s.Origin6,
-			key: key6, prefix: prefixOf6, originKey: key6,
+		&bans[kernPrefix6]{
+			b: b, index: 3, sieve: s.sieve, title: kernMapNet6, m: s.Net6, max: meta.MaxNets,
+			key: key6, prefix: prefixOf6,
 		},
 	}
+	return nil
 }
 
 // tableOf is the table a prefix belongs to.
@@ -150,8 +148,8 @@ func prefixOf6(k kernPrefix6) netip.Prefix {
 	return netip.PrefixFrom(netip.AddrFrom16(a), int(k.Len))
 }
 
-// endKey has an IPv4 address where an IPv6 one begins.
-func endKey(p netip.Prefix) kernPrefix6 {
+// requestKey has an IPv4 address where an IPv6 one begins.
+func requestKey(p netip.Prefix) kernPrefix6 {
 	if p.Addr().Is6() {
 		return key6(p)
 	}
@@ -159,193 +157,89 @@ func endKey(p netip.Prefix) kernPrefix6 {
 	return kernPrefix6{Len: k.Len, Addr: [4]uint32{k.Addr}}
 }
 
-func (t *bans[K, O]) String() string { return t.title }
+func (t *bans[K]) String() string { return t.title }
 
-func (t *bans[K, O]) capacity() int { return int(t.m.MaxEntries()) }
+func (t *bans[K]) capacity() int { return int(t.m.MaxEntries()) }
 
-func (t *bans[K, O]) limit() int { return max(int(t.max), t.capacity()) }
+func (t *bans[K]) limit() int { return max(int(t.max), t.capacity()) }
 
-func (t *bans[K, O]) get(p netip.Prefix) (record, bool, error) {
-	var cpus []kernBan
-	if err := t.m.Lookup(t.key(p), &cpus); errors.Is(err, ebpf.ErrKeyNotExist) {
-		return record{}, false, nil
+func (t *bans[K]) get(p netip.Prefix) (ban kernBan, ok bool, err error) {
+	if err := t.m.Lookup(t.key(p), &ban); errors.Is(err, ebpf.ErrKeyNotExist) {
+		return ban, false, nil
 	} else if err != nil {
-		return record{}, false, fmt.Errorf("look up %s in %s: %w", p, t.title, err)
+		return ban, false, fmt.Errorf("look up %s in %s: %w", p, t.title, err)
 	}
-	return sum(cpus), true, nil
+	return ban, true, nil
 }
 
-func sum(cpus []kernBan) record {
-	r := record{expires: cpus[0].Expires}
-	for _, c := range cpus {
-		r.packets += c.Packets
-		r.bytes += c.Bytes
+func (t *bans[K]) write(list []pending) ([]pending, error) {
+	if err := t.sieve.add(list); err != nil {
+		return list, err
 	}
-	return r
-}
-
-func (t *bans[K, O]) origin(p netip.Prefix) (kernOrigin, error) {
-	var o kernOrigin
-	err := t.originMap.Lookup(t.originKey(p), &o)
-	if err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return o, fmt.Errorf("look up the origin of %s: %w", p, err)
-	}
-	return o, nil
-}
-
-func (t *bans[K, O]) put(list []pending, known map[netip.Prefix]bool) ([]pending, error) {
-	var fresh []pending
-	place := make(map[netip.Prefix]int) // in fresh
-	for _, p := range list {
-		if i, ok := place[p.prefix]; ok {
-			fresh[i] = p
-			continue
+	for len(list) > 0 {
+		n, err := t.request(kernOperationBAN, list, nil)
+		for _, p := range list[:n] {
+			t.remember(p)
 		}
-		standing := known[p.prefix]
-		if known == nil {
-			var err error
-			if standing, err = t.change(p); err != nil {
-				return list, err
-			}
-		} else if standing {
-			if _, err := t.change(p); err != nil {
-				return list, err
-			}
+		list = list[n:]
+		if err != nil {
+			return list, fmt.Errorf("write %s to %s: %w", list[0].prefix, t.title, full(err))
 		}
-		if !standing {
-			place[p.prefix] = len(fresh)
-			fresh = append(fresh, p)
-		}
-	}
-
-	// The origin goes first: an entry always has one, and what is left
-	// over by a crash between the two is harmless.
-	cpus := ebpf.MustPossibleCPU()
-	origins, originKeys := make([]kernOrigin, len(fresh)), make([]O, len(fresh))
-	keys, values := make([]K, len(fresh)), make([]kernBan, len(fresh)*cpus)
-	for i, p := range fresh {
-		originKeys[i], origins[i] = t.originKey(p.prefix), p.origin
-		keys[i] = t.key(p.prefix)
-		for c := range cpus {
-			values[i*cpus+c].Expires = p.expires
-		}
-	}
-	if _, err := update(t.originMap, originKeys, origins, 1); errors.Is(err, unix.E2BIG) {
-		return fresh, ErrFull
-	} else if err != nil {
-		return fresh, fmt.Errorf("write to %s: %w", t.originMap, err)
-	}
-	done, err := update(t.m, keys, values, cpus)
-	for _, p := range fresh[:done] {
-		t.remember(p)
-	}
-	if errors.Is(err, unix.E2BIG) {
-		return fresh[done:], ErrFull
-	} else if err != nil {
-		return fresh[done:], fmt.Errorf("write to %s: %w", t.title, err)
 	}
 	return nil, nil
 }
 
-// change sets the end and the origin of a standing entry, keeping its
-// counts, or says that there is none.
-func (t *bans[K, O]) change(p pending) (standing bool, err error) {
-	key := t.key(p.prefix)
-	var cpus []kernBan
-	if err := t.m.Lookup(key, &cpus); errors.Is(err, ebpf.ErrKeyNotExist) {
-		return false, nil
-	} else if err != nil {
-		return false, fmt.Errorf("look up %s in %s: %w", p.prefix, t.title, err)
-	}
-	old, err := t.origin(p.prefix)
-	if err != nil {
-		return false, err
-	}
-	p.origin.Packets, p.origin.Bytes = old.Packets, old.Bytes
-	if p.origin != old {
-		if err := t.originMap.Put(t.originKey(p.prefix), p.origin); err != nil {
-			return false, fmt.Errorf("write to %s: %w", t.originMap, err)
+func (t *bans[K]) remove(list []netip.Prefix) (were []pending, err error) {
+	want := make([]pending, 0, min(len(list), maxRequests))
+	for part := range slices.Chunk(list, maxRequests) {
+		want = want[:0]
+		for _, p := range part {
+			want = append(want, pending{prefix: p})
 		}
-	}
-	if cpus[0].Expires != p.expires {
-		err := t.b.setEnd(kernEndRequest{Expires: p.expires, Table: t.index, Key: endKey(p.prefix)})
-		if errors.Is(err, errors.ErrUnsupported) {
-			// Before Linux 5.19: what is counted between the lookup and
-			// this is lost.
-			for i := range cpus {
-				cpus[i].Expires = p.expires
-			}
-			err = t.m.Update(key, cpus, ebpf.UpdateExist)
-		}
+		n, err := t.request(kernOperationREMOVE, want, func(p pending) { were = append(were, p) })
 		if err != nil {
-			return false, fmt.Errorf("change %s in %s: %w", p.prefix, t.title, err)
+			return were, fmt.Errorf("delete %s from %s: %w", want[n].prefix, t.title, err)
 		}
 	}
-	t.remember(p)
-	return true, nil
+	return were, nil
 }
 
-// update writes a batch, perKey values a key, and says how many keys are
-// written. It goes on where a batch stopped, and waits for the kernel's
-// allocator, which answers a burst of inserts with ENOMEM now and then and
-// refills itself in the background.
-func update[K, V any](m *ebpf.Map, keys []K, values []V, perKey int) (done int, err error) {
-	const patience = 200
-	for tries := 0; done < len(keys); {
-		n, err := m.BatchUpdate(keys[done:], values[done*perKey:], nil)
-		done += n
-		switch {
-		case err == nil:
-			return done, nil
-		case errors.Is(err, unix.ENOMEM) && (n > 0 || tries < patience):
-			if n > 0 {
-				tries = 0
-			}
-			tries++
-			time.Sleep(time.Duration(min(tries, 10)) * time.Millisecond)
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-		default:
-			return done, err
-		}
-	}
-	return done, nil
-}
-
-func (t *bans[K, O]) remove(list []netip.Prefix) error {
-	keys := make([]K, len(list))
-	origins := make([]O, len(list))
-	for i, p := range list {
-		keys[i], origins[i] = t.key(p), t.originKey(p)
-	}
-	if err := deleteAll(t.m, keys); err != nil {
-		return fmt.Errorf("delete from %s: %w", t.title, err)
-	}
-	if err := deleteAll(t.originMap, origins); err != nil {
-		return fmt.Errorf("delete from %s: %w", t.originMap, err)
-	}
-	return nil
-}
-
-// deleteAll deletes what there is of the keys.
-func deleteAll[K any](m *ebpf.Map, keys []K) error {
-	for len(keys) > 0 {
-		n, err := m.BatchDelete(keys, nil)
-		if err == nil {
+func (t *bans[K]) takeCounts(old *ebpf.Map) error {
+	var keys []K
+	var list []pending
+	// Entries leave the old map when they are added: if we die in between,
+	// that many are added twice.
+	flush := func() error {
+		if len(list) == 0 {
 			return nil
 		}
-		if !errors.Is(err, ebpf.ErrKeyNotExist) || n >= len(keys) {
-			return err
+		if n, err := t.request(kernOperationCOUNT, list, nil); err != nil {
+			return fmt.Errorf("add to the counts of %s in %s: %w", list[n].prefix, t.title, err)
 		}
-		keys = keys[n+1:] // that one wasn't there
+		if _, err := old.BatchDelete(keys, nil); err != nil {
+			return fmt.Errorf("empty %s: %w", old, err)
+		}
+		keys, list = keys[:0], list[:0]
+		return nil
 	}
-	return nil
+	var failed error
+	err := walk(old, 1, func(k K, v []kernBan) bool {
+		if v[0].Packets > 0 {
+			keys, list = append(keys, k), append(list, pending{t.prefix(k), v[0]})
+			if len(list) == maxRequests {
+				failed = flush()
+			}
+		}
+		return failed == nil
+	})
+	if err == nil && failed == nil {
+		failed = flush()
+	}
+	return errors.Join(err, failed)
 }
 
-func (t *bans[K, O]) walk(yield func(netip.Prefix, record) bool) error {
-	cpus := ebpf.MustPossibleCPU()
-	return walk(t.m, cpus, func(k K, v []kernBan) bool {
-		return yield(t.prefix(k), sum(v))
-	})
+func (t *bans[K]) walk(yield func(netip.Prefix, kernBan) bool) error {
+	return walk(t.m, 1, func(k K, v []kernBan) bool { return yield(t.prefix(k), v[0]) })
 }
 
 // walk reads a hash map in batches; values has perKey elements.
@@ -380,18 +274,18 @@ func walk[K, V any](m *ebpf.Map, perKey int, yield func(key K, values []V) bool)
 const memory = 1024
 
 // remember keeps soonest right when an entry is written.
-func (t *bans[K, O]) remember(p pending) {
-	if t.soonest == nil || dearness(p.expires) >= t.horizon {
+func (t *bans[K]) remember(p pending) {
+	if t.soonest == nil || dearness(p.ban.Expires) >= t.horizon {
 		return
 	}
-	v := victim{p.prefix, p.expires}
+	v := victim{p.prefix, p.ban.Expires}
 	i, _ := slices.BinarySearchFunc(t.soonest, v, victim.compare)
 	t.soonest = slices.Insert(t.soonest, i, v)
 }
 
 func (v victim) compare(w victim) int { return cmp.Compare(dearness(v.expires), dearness(w.expires)) }
 
-func (t *bans[K, O]) victims(n int) ([]victim, error) {
+func (t *bans[K]) victims(n int) ([]victim, error) {
 	if t.soonest != nil {
 		// Some may have been removed since, or been lengthened.
 		good := t.soonest[:0]
@@ -404,7 +298,7 @@ func (t *bans[K, O]) victims(n int) ([]victim, error) {
 			if err != nil {
 				return nil, err
 			}
-			if ok && r.expires == v.expires {
+			if ok && r.Expires == v.expires {
 				good = append(good, v)
 			}
 		}
@@ -416,8 +310,8 @@ func (t *bans[K, O]) victims(n int) ([]victim, error) {
 
 	size := max(n, memory)
 	var h victimHeap
-	err := t.walk(func(p netip.Prefix, r record) bool {
-		v := victim{p, r.expires}
+	err := t.walk(func(p netip.Prefix, r kernBan) bool {
+		v := victim{p, r.Expires}
 		if len(h) < size {
 			heap.Push(&h, v)
 		} else if v.compare(h[0]) < 0 {

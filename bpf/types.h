@@ -17,22 +17,16 @@
 #define MAX_IFACES 64
 #define MAX_VLAN_TAGS 4
 
-/* One banned source, on one CPU. The kernel keeps one of these for every
- * possible CPU: whatever the packet path doesn't read is kept in origin. */
+/* One banned source. All CPUs share it and count in it with atomic adds: with
+ * a value for each CPU, a ban would take memory by the number of CPUs, and
+ * three times as long to make. The packet path reads the end alone. */
 struct ban {
 	__u64 expires;
 	__u64 packets;
 	__u64 bytes;
-};
-
-/* Who banned a source and when, and old counts: never read by the packet path. */
-struct origin {
 	__s64 since; /* Unix time, ns */
 	__s64 until; /* Unix time, ns; 0: forever */
-	/* Counted in maps that have since been replaced by larger ones. */
-	__u64 packets;
-	__u64 bytes;
-	__u32 jail; /* key of jails */
+	__u32 jail;  /* key of jails */
 	__u32 pad;
 };
 
@@ -40,7 +34,7 @@ struct jail_name {
 	char name[MAX_JAIL_NAME];
 };
 
-/* Keys of net, origin and allow: the layout an LPM trie asks for. */
+/* Keys of net and allow: the layout an LPM trie asks for. */
 struct prefix4 {
 	__u32 len;
 	__be32 addr;
@@ -131,10 +125,26 @@ struct sample {
 /* Programs that may follow ours. */
 #define MAX_PIPELINE 8
 
-/* What set_end is asked to do: give one entry of ban4, ban6, net4 or net6
- * (table 0 to 3) another end on all CPUs. */
-struct end_request {
-	__u64 expires;
-	__u32 table;
-	struct prefix6 key;
+/* What write_bans is asked to do with one entry. */
+struct request {
+	struct prefix6 key; /* an IPv4 address is where an IPv6 one begins */
+	__u32 found;        /* set by write_bans: there was such an entry */
+	struct ban ban;     /* what to write; removed, what it was */
+};
+
+#define MAX_REQUESTS 512
+
+struct requests {
+	struct request list[MAX_REQUESTS];
+};
+
+enum operation {
+	BAN,    /* make the entry, or change all but its counts */
+	COUNT,  /* add to the entry's counts, if it is there */
+	REMOVE, /* and tell what it was */
+};
+
+struct write_args {
+	__u32 operation; /* of enum operation */
+	__u32 count;     /* how many of the requests */
 };

@@ -37,10 +37,13 @@ volatile const enum feature features;
 /* Policy deny's end, monotonic ns, or 0; and how many drops make a sample. */
 volatile const __u64 deny_until;
 volatile const __u32 sampling;
-/* How many CPUs there may be. */
-volatile const __u32 cpus = 1;
+/* The sieve has 2^(64 - sieve_shift) bits. */
+volatile const __u32 sieve_shift = 64 - 6;
+/* Where write_bans writes: ban4, ban6, net4 or net6. */
+volatile const __u32 table;
 /* Only here so that these get into the BTF, from which Go's types come. */
 volatile const enum outcome outcome_type;
+volatile const enum operation operation_type;
 const struct sample *volatile const sample_type;
 /* The program is loaded once per interface: this is where it counts. */
 volatile const __u32 slot;
@@ -66,53 +69,52 @@ volatile const struct probe6 probes6[MAX_PROBES6];
 /*
  * The sizes of the maps of bans and of the allowlist are set at load time.
  *
- * Bans are preallocated: the kernel makes per-CPU values one by one ten times
- * more slowly, and now and then has none in the middle of a flood. The maps
- * start small and are replaced by larger ones as they fill.
+ * Bans are preallocated: without, an insert takes several times as long, and
+ * now and then finds no memory in the middle of a flood. The maps start small
+ * and are replaced by larger ones as they fill.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, __be32);
 	__type(value, struct ban);
 } ban4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct addr6);
 	__type(value, struct ban);
 } ban6 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct prefix4);
 	__type(value, struct ban);
 } net4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct prefix6);
 	__type(value, struct ban);
 } net6 SEC(".maps");
 
+/*
+ * A bit for each entry of those four: where it isn't set there is no entry,
+ * and the packet needn't look. The bits fit into a CPU's cache, the entries
+ * don't. Bits are set before their entry is made, and cleared, some time after
+ * the last entry they stood for is gone, by writing a word that has the bits
+ * of all that stands.
+ */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 1);
-	__type(key, struct prefix4);
-	__type(value, struct origin);
-} origin4 SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 1);
-	__type(key, struct prefix6);
-	__type(value, struct origin);
-} origin6 SEC(".maps");
+	__type(key, __u32);
+	__type(value, __u64);
+} sieve SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -294,20 +296,44 @@ static __always_inline bool standing(const struct ban *b, const struct packet *p
 	return true;
 }
 
+/* mix and spread are what sieve.go does, too. Every bit of an address counts:
+ * neighbours are banned together, and must not cover other neighbours. */
+#define SPREAD 0x9e3779b97f4a7c15ULL
+
+static __always_inline __u64 mix(__u64 h, __u64 word)
+{
+	h = (h ^ word) * SPREAD;
+	return h ^ h >> 32;
+}
+
+static __always_inline bool may_stand(__u64 h)
+{
+	__u64 bit = h * SPREAD >> sieve_shift;
+	__u32 word = bit / 64;
+	__u64 *w = bpf_map_lookup_elem(&sieve, &word);
+
+	return !w || *w >> bit % 64 & 1;
+}
+
 static __always_inline struct ban *find_ban4(const struct packet *p, enum outcome *o)
 {
 	__be32 src = p->src.w[0];
-	struct ban *b = bpf_map_lookup_elem(&ban4, &src);
 	struct prefix4 key;
+	struct ban *b;
 
-	*o = DROP_BAN;
-	if (standing(b, p))
-		return b;
+	if (may_stand(mix(32, src))) {
+		*o = DROP_BAN;
+		b = bpf_map_lookup_elem(&ban4, &src);
+		if (standing(b, p))
+			return b;
+	}
 	*o = DROP_NET;
 	/* An ended /24 must not hide a /16 that stands: go on. */
 	for (__u32 i = 0; i < probes4_len && i < MAX_PROBES4; i++) {
 		key.len = probes4[i].len;
 		key.addr = src & probes4[i].mask;
+		if (!may_stand(mix(key.len, key.addr)))
+			continue;
 		b = bpf_map_lookup_elem(&net4, &key);
 		if (standing(b, p))
 			return b;
@@ -315,14 +341,22 @@ static __always_inline struct ban *find_ban4(const struct packet *p, enum outcom
 	return NULL;
 }
 
+static __always_inline __u64 mix6(__u32 len, const __be32 *w)
+{
+	return mix(mix(len, (__u64)w[0] << 32 | w[1]), (__u64)w[2] << 32 | w[3]);
+}
+
 static __always_inline struct ban *find_ban6(const struct packet *p, enum outcome *o)
 {
-	struct ban *b = bpf_map_lookup_elem(&ban6, &p->src);
 	struct prefix6 key;
+	struct ban *b;
 
-	*o = DROP_BAN;
-	if (standing(b, p))
-		return b;
+	if (may_stand(mix6(128, p->src.w))) {
+		*o = DROP_BAN;
+		b = bpf_map_lookup_elem(&ban6, &p->src);
+		if (standing(b, p))
+			return b;
+	}
 	*o = DROP_NET;
 	for (__u32 i = 0; i < probes6_len && i < MAX_PROBES6; i++) {
 		key.len = probes6[i].len;
@@ -330,6 +364,8 @@ static __always_inline struct ban *find_ban6(const struct packet *p, enum outcom
 		key.addr[1] = p->src.w[1] & probes6[i].mask[1];
 		key.addr[2] = p->src.w[2] & probes6[i].mask[2];
 		key.addr[3] = p->src.w[3] & probes6[i].mask[3];
+		if (!may_stand(mix6(key.len, key.addr)))
+			continue;
 		b = bpf_map_lookup_elem(&net6, &key);
 		if (standing(b, p))
 			return b;
@@ -434,8 +470,8 @@ static __always_inline enum outcome judge_source(const struct packet *p)
 	if (b) {
 		if (allowed(p))
 			return PASS_ALLOWED;
-		b->packets++;
-		b->bytes += p->bytes;
+		__sync_fetch_and_add(&b->packets, 1);
+		__sync_fetch_and_add(&b->bytes, p->bytes);
 		return o;
 	}
 	/* Policy deny can be tried out: then it falls back by itself, in case
@@ -563,37 +599,71 @@ int xdpban(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+/* What write_bans is to do: made with the program, not pinned. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct requests);
+} requests SEC(".maps");
+
+/* write_ban writes one entry, and says whether it found room. It is a function
+ * of its own for the verifier, which goes through it once and not for each
+ * turn of the loop below. */
+__attribute__((noinline)) int write_ban(__u32 index, __u32 operation)
+{
+	void *map = table == 0   ? (void *)&ban4
+	            : table == 1 ? (void *)&ban6
+	            : table == 2 ? (void *)&net4
+	                         : (void *)&net6;
+	__u32 zero = 0;
+	struct requests *rs = bpf_map_lookup_elem(&requests, &zero);
+	struct request *r;
+	struct ban *b;
+	void *key;
+
+	if (!rs || index >= MAX_REQUESTS)
+		return 0;
+	r = &rs->list[index];
+	/* Single addresses are kept without their length. */
+	key = table < 2 ? (void *)&r->key.addr : (void *)&r->key;
+	b = bpf_map_lookup_elem(map, key);
+	r->found = !!b;
+	if (!b)
+		return operation != BAN || !bpf_map_update_elem(map, key, &r->ban, BPF_NOEXIST);
+	if (operation == REMOVE) {
+		r->ban = *b;
+		bpf_map_delete_elem(map, key);
+		return 1;
+	}
+	if (operation == BAN) {
+		b->expires = r->ban.expires;
+		b->since = r->ban.since;
+		b->until = r->ban.until;
+		b->jail = r->ban.jail;
+	}
+	__sync_fetch_and_add(&b->packets, r->ban.packets);
+	__sync_fetch_and_add(&b->bytes, r->ban.bytes);
+	return 1;
+}
+
 /*
- * set_end changes a ban's end in place: writing the whole value from user
- * space would take back what was counted since it was read. It is run by a
- * system call, never by a packet.
+ * write_bans writes many entries of one table. It is run by a system call,
+ * never by a packet: one system call an entry takes several times as long,
+ * and between reading a value and writing it back from user space counts get
+ * lost. It returns how many requests are done; if not all, the next one found
+ * no room.
  */
 SEC("syscall")
-int set_end(struct end_request *r)
+int write_bans(struct write_args *args)
 {
-	struct prefix6 key = {
-	    .len = r->key.len,
-	    .addr = {r->key.addr[0], r->key.addr[1], r->key.addr[2], r->key.addr[3]},
-	};
-	__u64 expires = r->expires;
-	__u32 table = r->table;
-	int found = 0;
+	__u32 operation = args->operation;
+	__u32 count = args->count;
+	__u32 i;
 
-	for (__u32 cpu = 0; cpu < cpus; cpu++) {
-		struct ban *b;
-
-		if (table == 0)
-			b = bpf_map_lookup_percpu_elem(&ban4, &key.addr, cpu);
-		else if (table == 1)
-			b = bpf_map_lookup_percpu_elem(&ban6, &key.addr, cpu);
-		else if (table == 2)
-			b = bpf_map_lookup_percpu_elem(&net4, &key, cpu);
-		else
-			b = bpf_map_lookup_percpu_elem(&net6, &key, cpu);
-		if (!b)
-			return 0;
-		b->expires = expires;
-		found = 1;
+	for (i = 0; i < MAX_REQUESTS && i < count; i++) {
+		if (!write_ban(i, operation))
+			break;
 	}
-	return found;
+	return i;
 }

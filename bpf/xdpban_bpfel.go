@@ -28,19 +28,16 @@ type kernBan struct {
 	Expires uint64
 	Packets uint64
 	Bytes   uint64
+	Since   int64
+	Until   int64
+	Jail    uint32
+	Pad     uint32
 }
 
 type kernCounter struct {
 	_       structs.HostLayout
 	Packets uint64
 	Bytes   uint64
-}
-
-type kernEndRequest struct {
-	_       structs.HostLayout
-	Expires uint64
-	Table   uint32
-	Key     kernPrefix6
 }
 
 type kernFeature uint32
@@ -80,15 +77,13 @@ type kernMeta struct {
 	Pad        uint32
 }
 
-type kernOrigin struct {
-	_       structs.HostLayout
-	Since   int64
-	Until   int64
-	Packets uint64
-	Bytes   uint64
-	Jail    uint32
-	Pad     uint32
-}
+type kernOperation uint32
+
+const (
+	kernOperationBAN    kernOperation = 0
+	kernOperationCOUNT  kernOperation = 1
+	kernOperationREMOVE kernOperation = 2
+)
 
 type kernOutcome uint32
 
@@ -135,6 +130,18 @@ type kernProbe6 struct {
 	Mask [4]uint32
 }
 
+type kernRequest struct {
+	_     structs.HostLayout
+	Key   kernPrefix6
+	Found uint32
+	Ban   kernBan
+}
+
+type kernRequests struct {
+	_    structs.HostLayout
+	List [512]kernRequest
+}
+
 type kernSample struct {
 	_       structs.HostLayout
 	Time    uint64
@@ -145,40 +152,48 @@ type kernSample struct {
 	Data    [128]uint8
 }
 
+type kernWriteArgs struct {
+	_         structs.HostLayout
+	Operation uint32
+	Count     uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	kernMapAllow4      = "allow4"
-	kernMapAllow6      = "allow6"
-	kernMapBan4        = "ban4"
-	kernMapBan6        = "ban6"
-	kernMapEvents      = "events"
-	kernMapIfaces      = "ifaces"
-	kernMapJails       = "jails"
-	kernMapMeta        = "meta"
-	kernMapNet4        = "net4"
-	kernMapNet6        = "net6"
-	kernMapOrigin4     = "origin4"
-	kernMapOrigin6     = "origin6"
-	kernMapPipeline    = "pipeline"
-	kernMapPorts       = "ports"
-	kernMapVerdicts    = "verdicts"
-	kernProgSetEnd     = "set_end"
-	kernProgXdpban     = "xdpban"
-	kernVarCoarseClock = "coarse_clock"
-	kernVarCpus        = "cpus"
-	kernVarDenyUntil   = "deny_until"
-	kernVarFeatures    = "features"
-	kernVarMultiBuffer = "multi_buffer"
-	kernVarOutcomeType = "outcome_type"
-	kernVarProbes4     = "probes4"
-	kernVarProbes4Len  = "probes4_len"
-	kernVarProbes6     = "probes6"
-	kernVarProbes6Len  = "probes6_len"
-	kernVarSampleType  = "sample_type"
-	kernVarSampling    = "sampling"
-	kernVarSlot        = "slot"
+	kernMapAllow4        = "allow4"
+	kernMapAllow6        = "allow6"
+	kernMapBan4          = "ban4"
+	kernMapBan6          = "ban6"
+	kernMapEvents        = "events"
+	kernMapIfaces        = "ifaces"
+	kernMapJails         = "jails"
+	kernMapMeta          = "meta"
+	kernMapNet4          = "net4"
+	kernMapNet6          = "net6"
+	kernMapPipeline      = "pipeline"
+	kernMapPorts         = "ports"
+	kernMapRequests      = "requests"
+	kernMapSieve         = "sieve"
+	kernMapVerdicts      = "verdicts"
+	kernProgWriteBans    = "write_bans"
+	kernProgXdpban       = "xdpban"
+	kernVarCoarseClock   = "coarse_clock"
+	kernVarDenyUntil     = "deny_until"
+	kernVarFeatures      = "features"
+	kernVarMultiBuffer   = "multi_buffer"
+	kernVarOperationType = "operation_type"
+	kernVarOutcomeType   = "outcome_type"
+	kernVarProbes4       = "probes4"
+	kernVarProbes4Len    = "probes4_len"
+	kernVarProbes6       = "probes6"
+	kernVarProbes6Len    = "probes6_len"
+	kernVarSampleType    = "sample_type"
+	kernVarSampling      = "sampling"
+	kernVarSieveShift    = "sieve_shift"
+	kernVarSlot          = "slot"
+	kernVarTable         = "table"
 )
 
 // loadKern returns the embedded CollectionSpec for kern.
@@ -223,8 +238,8 @@ type kernSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernProgramSpecs struct {
-	SetEnd *ebpf.ProgramSpec `ebpf:"set_end"`
-	Xdpban *ebpf.ProgramSpec `ebpf:"xdpban"`
+	WriteBans *ebpf.ProgramSpec `ebpf:"write_bans"`
+	Xdpban    *ebpf.ProgramSpec `ebpf:"xdpban"`
 }
 
 // kernMapSpecs contains maps before they are loaded into the kernel.
@@ -241,10 +256,10 @@ type kernMapSpecs struct {
 	Meta     *ebpf.MapSpec `ebpf:"meta"`
 	Net4     *ebpf.MapSpec `ebpf:"net4"`
 	Net6     *ebpf.MapSpec `ebpf:"net6"`
-	Origin4  *ebpf.MapSpec `ebpf:"origin4"`
-	Origin6  *ebpf.MapSpec `ebpf:"origin6"`
 	Pipeline *ebpf.MapSpec `ebpf:"pipeline"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
+	Requests *ebpf.MapSpec `ebpf:"requests"`
+	Sieve    *ebpf.MapSpec `ebpf:"sieve"`
 	Verdicts *ebpf.MapSpec `ebpf:"verdicts"`
 }
 
@@ -252,19 +267,21 @@ type kernMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernVariableSpecs struct {
-	CoarseClock *ebpf.VariableSpec `ebpf:"coarse_clock"`
-	Cpus        *ebpf.VariableSpec `ebpf:"cpus"`
-	DenyUntil   *ebpf.VariableSpec `ebpf:"deny_until"`
-	Features    *ebpf.VariableSpec `ebpf:"features"`
-	MultiBuffer *ebpf.VariableSpec `ebpf:"multi_buffer"`
-	OutcomeType *ebpf.VariableSpec `ebpf:"outcome_type"`
-	Probes4     *ebpf.VariableSpec `ebpf:"probes4"`
-	Probes4Len  *ebpf.VariableSpec `ebpf:"probes4_len"`
-	Probes6     *ebpf.VariableSpec `ebpf:"probes6"`
-	Probes6Len  *ebpf.VariableSpec `ebpf:"probes6_len"`
-	SampleType  *ebpf.VariableSpec `ebpf:"sample_type"`
-	Sampling    *ebpf.VariableSpec `ebpf:"sampling"`
-	Slot        *ebpf.VariableSpec `ebpf:"slot"`
+	CoarseClock   *ebpf.VariableSpec `ebpf:"coarse_clock"`
+	DenyUntil     *ebpf.VariableSpec `ebpf:"deny_until"`
+	Features      *ebpf.VariableSpec `ebpf:"features"`
+	MultiBuffer   *ebpf.VariableSpec `ebpf:"multi_buffer"`
+	OperationType *ebpf.VariableSpec `ebpf:"operation_type"`
+	OutcomeType   *ebpf.VariableSpec `ebpf:"outcome_type"`
+	Probes4       *ebpf.VariableSpec `ebpf:"probes4"`
+	Probes4Len    *ebpf.VariableSpec `ebpf:"probes4_len"`
+	Probes6       *ebpf.VariableSpec `ebpf:"probes6"`
+	Probes6Len    *ebpf.VariableSpec `ebpf:"probes6_len"`
+	SampleType    *ebpf.VariableSpec `ebpf:"sample_type"`
+	Sampling      *ebpf.VariableSpec `ebpf:"sampling"`
+	SieveShift    *ebpf.VariableSpec `ebpf:"sieve_shift"`
+	Slot          *ebpf.VariableSpec `ebpf:"slot"`
+	Table         *ebpf.VariableSpec `ebpf:"table"`
 }
 
 // kernObjects contains all objects after they have been loaded into the kernel.
@@ -297,10 +314,10 @@ type kernMaps struct {
 	Meta     *ebpf.Map `ebpf:"meta"`
 	Net4     *ebpf.Map `ebpf:"net4"`
 	Net6     *ebpf.Map `ebpf:"net6"`
-	Origin4  *ebpf.Map `ebpf:"origin4"`
-	Origin6  *ebpf.Map `ebpf:"origin6"`
 	Pipeline *ebpf.Map `ebpf:"pipeline"`
 	Ports    *ebpf.Map `ebpf:"ports"`
+	Requests *ebpf.Map `ebpf:"requests"`
+	Sieve    *ebpf.Map `ebpf:"sieve"`
 	Verdicts *ebpf.Map `ebpf:"verdicts"`
 }
 
@@ -316,10 +333,10 @@ func (m *kernMaps) Close() error {
 		m.Meta,
 		m.Net4,
 		m.Net6,
-		m.Origin4,
-		m.Origin6,
 		m.Pipeline,
 		m.Ports,
+		m.Requests,
+		m.Sieve,
 		m.Verdicts,
 	)
 }
@@ -328,32 +345,34 @@ func (m *kernMaps) Close() error {
 //
 // It can be passed to loadKernObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernVariables struct {
-	CoarseClock *ebpf.Variable `ebpf:"coarse_clock"`
-	Cpus        *ebpf.Variable `ebpf:"cpus"`
-	DenyUntil   *ebpf.Variable `ebpf:"deny_until"`
-	Features    *ebpf.Variable `ebpf:"features"`
-	MultiBuffer *ebpf.Variable `ebpf:"multi_buffer"`
-	OutcomeType *ebpf.Variable `ebpf:"outcome_type"`
-	Probes4     *ebpf.Variable `ebpf:"probes4"`
-	Probes4Len  *ebpf.Variable `ebpf:"probes4_len"`
-	Probes6     *ebpf.Variable `ebpf:"probes6"`
-	Probes6Len  *ebpf.Variable `ebpf:"probes6_len"`
-	SampleType  *ebpf.Variable `ebpf:"sample_type"`
-	Sampling    *ebpf.Variable `ebpf:"sampling"`
-	Slot        *ebpf.Variable `ebpf:"slot"`
+	CoarseClock   *ebpf.Variable `ebpf:"coarse_clock"`
+	DenyUntil     *ebpf.Variable `ebpf:"deny_until"`
+	Features      *ebpf.Variable `ebpf:"features"`
+	MultiBuffer   *ebpf.Variable `ebpf:"multi_buffer"`
+	OperationType *ebpf.Variable `ebpf:"operation_type"`
+	OutcomeType   *ebpf.Variable `ebpf:"outcome_type"`
+	Probes4       *ebpf.Variable `ebpf:"probes4"`
+	Probes4Len    *ebpf.Variable `ebpf:"probes4_len"`
+	Probes6       *ebpf.Variable `ebpf:"probes6"`
+	Probes6Len    *ebpf.Variable `ebpf:"probes6_len"`
+	SampleType    *ebpf.Variable `ebpf:"sample_type"`
+	Sampling      *ebpf.Variable `ebpf:"sampling"`
+	SieveShift    *ebpf.Variable `ebpf:"sieve_shift"`
+	Slot          *ebpf.Variable `ebpf:"slot"`
+	Table         *ebpf.Variable `ebpf:"table"`
 }
 
 // kernPrograms contains all programs after they have been loaded into the kernel.
 //
 // It can be passed to loadKernObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernPrograms struct {
-	SetEnd *ebpf.Program `ebpf:"set_end"`
-	Xdpban *ebpf.Program `ebpf:"xdpban"`
+	WriteBans *ebpf.Program `ebpf:"write_bans"`
+	Xdpban    *ebpf.Program `ebpf:"xdpban"`
 }
 
 func (p *kernPrograms) Close() error {
 	return _KernClose(
-		p.SetEnd,
+		p.WriteBans,
 		p.Xdpban,
 	)
 }

@@ -223,18 +223,13 @@ func (m *pinned) Ban(_ context.Context, r control.BanRequest) (res control.BanRe
 }
 
 func (m *pinned) Unban(_ context.Context, ps []netip.Prefix) (res control.UnbanResult, err error) {
-	if len(ps) > control.MaxEcho {
-		return m.unbanMany(ps)
+	were, err := m.RemoveBatch(ps)
+	res.Unbanned = len(were)
+	if err != nil || len(ps) > control.MaxEcho {
+		return res, err
 	}
-	for _, p := range ps {
-		e, ok, err := m.Remove(p)
-		if err != nil {
-			return res, fmt.Errorf("unbanning %s: %w", p, err)
-		}
-		if ok {
-			res.Unbanned++
-			res.Bans = append(res.Bans, fromEntry(e))
-		}
+	for _, e := range were {
+		res.Bans = append(res.Bans, fromEntry(e))
 	}
 	for _, p := range ps {
 		covering, err := m.Covering(p)
@@ -246,27 +241,6 @@ func (m *pinned) Unban(_ context.Context, ps []netip.Prefix) (res control.UnbanR
 		}
 	}
 	return res, nil
-}
-
-// unbanMany deletes in batches: a system call for each of a million takes
-// its time.
-func (m *pinned) unbanMany(ps []netip.Prefix) (res control.UnbanResult, err error) {
-	gone := make(map[netip.Prefix]struct{}, len(ps))
-	for _, p := range ps {
-		gone[p] = struct{}{}
-	}
-	var stay []bpf.Ban
-	for e, err := range m.Blocklist.List() {
-		if err != nil {
-			return res, err
-		}
-		if _, ok := gone[e.Prefix]; ok {
-			res.Unbanned++
-		} else {
-			stay = append(stay, e.Ban)
-		}
-	}
-	return res, m.Sync(stay)
 }
 
 func (m *pinned) Allow(_ context.Context, ps []netip.Prefix) (int, error) {
@@ -292,12 +266,8 @@ func (m *pinned) Allow(_ context.Context, ps []netip.Prefix) (int, error) {
 			within = append(within, e.Prefix)
 		}
 	}
-	for _, p := range within {
-		if _, _, err := m.Remove(p); err != nil {
-			return len(add), err
-		}
-	}
-	return len(add), nil
+	_, err = m.RemoveBatch(within)
+	return len(add), err
 }
 
 func (m *pinned) Disallow(_ context.Context, ps []netip.Prefix) (n int, err error) {
@@ -451,10 +421,6 @@ func (m *pinned) Import(_ context.Context, r control.ImportRequest) (res control
 	if n, err := m.AddBatch(add); err != nil {
 		return res, fmt.Errorf("%d of %d are imported: %w", n, len(add), err)
 	}
-	for _, p := range remove {
-		if _, _, err := m.Remove(p); err != nil {
-			return res, err
-		}
-	}
-	return res, nil
+	_, err = m.RemoveBatch(remove)
+	return res, err
 }
