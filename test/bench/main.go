@@ -38,7 +38,7 @@ type table struct {
 }
 
 var tables = []table{
-	authTable, quietTable, jailsTable,
+	authTable, quietTable, jailsTable, dropTable, passTable, bansTable,
 }
 
 func main() {

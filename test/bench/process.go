@@ -6,7 +6,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
+
+	"xdpban/internal/lab"
 )
 
 // usage is what a running process has used.
@@ -43,4 +46,13 @@ func status(pid int, name string) (int64, error) {
 		}
 	}
 	return 0, fmt.Errorf("process %d has no %s", pid, name)
+}
+
+// stopDaemon asks a daemon to end and waits for it.
+func stopDaemon(s *lab.Service) error {
+	if err := s.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-s.Ended()
+	return nil
 }
