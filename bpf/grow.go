@@ -253,12 +253,7 @@ func copyEntries[K comparable](from, to *ebpf.Map) error {
 // settle adds the counts of replaced maps to the new ones, when their program
 // has made its last count, and removes their pins.
 func (b *Blocklist) settle() error {
-	// This waits for an RCU grace period: until then, a CPU may be in the
-	// middle of the old program. Kernels with nohz_full don't offer it.
-	const membarrierGlobal = 1
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
-		time.Sleep(100 * time.Millisecond)
-	}
+	waitForPrograms()
 	set := b.maps.Load()
 	for _, t := range set.tables {
 		path := b.pin(t.String() + oldPin)
@@ -275,6 +270,16 @@ func (b *Blocklist) settle() error {
 		}
 	}
 	return b.removePins(oldPin)
+}
+
+// waitForPrograms waits for an RCU grace period: until then, a CPU may be in
+// the middle of a program that has been replaced.
+func waitForPrograms() {
+	// Kernels with nohz_full don't offer it.
+	const membarrierGlobal = 1
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0); errno != 0 {
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 // mendPins looks for a replacement of maps that was cut short. If the new

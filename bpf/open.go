@@ -169,7 +169,16 @@ func (b *Blocklist) open(o Options) error {
 		return err
 	}
 	defer unlock()
-	return b.openMaps(o)
+	var old *v1
+	if !o.MustExist {
+		if old, err = b.openV1(); err != nil {
+			return err
+		}
+	}
+	if old != nil {
+		defer old.folder.Close()
+	}
+	return b.openMaps(o, old)
 }
 
 // The sizes that maps of bans start with.
@@ -179,8 +188,9 @@ const (
 )
 
 // openMaps opens each map's pin, or makes the map and pins it. If any had to
-// be made, somebody has removed pins, or there were none: a new epoch begins.
-func (b *Blocklist) openMaps(o Options) error {
+// be made, somebody has removed pins, or there were none: a new epoch begins,
+// unless those of an older schema are taken over.
+func (b *Blocklist) openMaps(o Options, old *v1) error {
 	interrupted, err := b.mendPins()
 	if err != nil {
 		return err
@@ -196,6 +206,7 @@ func (b *Blocklist) openMaps(o Options) error {
 		*m.m = got
 		fresh = fresh || made
 	}
+	fresh = fresh && old == nil
 	b.meta = set.Meta
 	b.maps.Store(set)
 
@@ -219,6 +230,9 @@ func (b *Blocklist) openMaps(o Options) error {
 	set.generation = meta.Maps
 	if err := errors.Join(set.makeTables(b, meta), b.writeMeta(meta)); err != nil {
 		return err
+	}
+	if old != nil {
+		return b.migrate(old)
 	}
 	if interrupted {
 		if err := b.reload(meta); err != nil {

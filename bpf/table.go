@@ -27,6 +27,10 @@ type table interface {
 	write(list []pending) (left []pending, err error)
 	// remove returns those that were there, as they were.
 	remove([]netip.Prefix) ([]pending, error)
+	// count adds to the counts of those that are there.
+	count(list []pending) error
+	// walkV1 walks the map that this one was in schema v1.
+	walkV1(*ebpf.Map, func(netip.Prefix, v1Ban)) error
 	// walk yields each entry once; it sees or misses what changes meanwhile.
 	walk(func(netip.Prefix, kernBan) bool) error
 	// takeCounts empties a map that this one replaced: what it has counted
@@ -189,6 +193,17 @@ func (t *bans[K]) write(list []pending) ([]pending, error) {
 	return nil, nil
 }
 
+func (t *bans[K]) count(list []pending) error {
+	for len(list) > 0 {
+		n, err := t.request(kernOperationCOUNT, list, nil)
+		if err != nil {
+			return fmt.Errorf("add to the counts of %s in %s: %w", list[n].prefix, t.title, err)
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
 func (t *bans[K]) remove(list []netip.Prefix) (were []pending, err error) {
 	want := make([]pending, 0, min(len(list), maxRequests))
 	for part := range slices.Chunk(list, maxRequests) {
@@ -213,8 +228,8 @@ func (t *bans[K]) takeCounts(old *ebpf.Map) error {
 		if len(list) == 0 {
 			return nil
 		}
-		if n, err := t.request(kernOperationCOUNT, list, nil); err != nil {
-			return fmt.Errorf("add to the counts of %s in %s: %w", list[n].prefix, t.title, err)
+		if err := t.count(list); err != nil {
+			return err
 		}
 		if _, err := old.BatchDelete(keys, nil); err != nil {
 			return fmt.Errorf("empty %s: %w", old, err)
