@@ -355,7 +355,11 @@ func TestPackageOnDebian(t *testing.T) {
 			r.Errorf("a reload with a broken configuration passes for good: %s", out)
 		}
 		r.says(r.show("journalctl", "--no-pager", "-u", "xdpban", "-n", "6"), "/etc/xdpban/jail.d/bad.toml:2: jail.sshd.maxretry: ", "bad.toml:3: jail.sshd.bantime: ", "Reload failed")
-		r.says(r.show("systemctl", "status", "--no-pager", "--lines=0", "xdpban"), "active (running)", "1 problem, see xdpban status")
+		r.until("systemctl status tells of the problem", func() bool {
+			out, _ := r.sys.Run(r.ctx, "systemctl", "show", "--property=ActiveState,StatusText", "xdpban")
+			return strings.Contains(out, "ActiveState=active") && strings.Contains(out, "1 problem, see xdpban status")
+		})
+		r.show("systemctl", "status", "--no-pager", "--lines=0", "xdpban")
 		r.run("rm", "/etc/xdpban/jail.d/bad.toml")
 		if r.mainPID() != pid {
 			r.Error("reload made a new process")
