@@ -14,6 +14,7 @@
  * use isn't in the program.
  */
 #include <stdbool.h>
+#include <stddef.h>
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -190,6 +191,7 @@ static __always_inline __u64 now(void)
 /* What is judged: the IP header, its source, and where the packet ends. */
 struct packet {
 	struct xdp_md *ctx;
+	__u32 in_use; /* of features, read once */
 	void *l3;
 	void *end;
 	__u64 bytes;
@@ -291,7 +293,7 @@ static __always_inline bool standing(const struct ban *b, const struct packet *p
 {
 	if (!b || (b->expires > SCOPE_MASK && b->expires <= now()))
 		return false;
-	if (features & FEATURE_SCOPES && b->expires & SCOPE_MASK)
+	if (p->in_use & FEATURE_SCOPES && b->expires & SCOPE_MASK)
 		return blocked(p, b->expires & SCOPE_MASK);
 	return true;
 }
@@ -376,17 +378,22 @@ static __always_inline struct ban *find_ban6(const struct packet *p, enum outcom
 static __always_inline bool allowed(const struct packet *p)
 {
 	if (!p->v6) {
+		if (!(p->in_use & FEATURE_ALLOW4))
+			return false;
+
 		struct prefix4 key = {.len = 32, .addr = p->src.w[0]};
 
-		return features & FEATURE_ALLOW4 && bpf_map_lookup_elem(&allow4, &key);
+		return bpf_map_lookup_elem(&allow4, &key);
 	}
+	if (!(p->in_use & FEATURE_ALLOW6))
+		return false;
 
 	struct prefix6 key = {
 	    .len = 128,
 	    .addr = {p->src.w[0], p->src.w[1], p->src.w[2], p->src.w[3]},
 	};
 
-	return features & FEATURE_ALLOW6 && bpf_map_lookup_elem(&allow6, &key);
+	return bpf_map_lookup_elem(&allow6, &key);
 }
 
 /* own says whether a packet belongs to a connection that the host has: an
@@ -476,13 +483,13 @@ static __always_inline enum outcome judge_source(const struct packet *p)
 	}
 	/* Policy deny can be tried out: then it falls back by itself, in case
 	 * whoever turned it on has locked himself out. */
-	if (features & FEATURE_DENY && (!deny_until || now() < deny_until)) {
+	if (p->in_use & FEATURE_DENY && (!deny_until || now() < deny_until)) {
 		if (allowed(p))
 			return PASS_ALLOWED;
 		if (!vital(p))
 			return DROP_POLICY;
 	}
-	if (features & FEATURE_PORTS) {
+	if (p->in_use & FEATURE_PORTS) {
 		struct counter *c = blocked(p, 0);
 
 		if (c) {
@@ -501,17 +508,17 @@ struct vlan_tag {
 	__be16 proto;
 };
 
-static __always_inline enum outcome judge(struct xdp_md *ctx, __u64 bytes)
+static __always_inline enum outcome judge(struct xdp_md *ctx, __u64 bytes, __u32 in_use)
 {
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
-	struct ethhdr *eth = data;
-	void *l3 = eth + 1;
+	void *l3 = data + sizeof(struct ethhdr);
 	__be16 proto;
 
 	if (l3 > end)
 		return PASS_UNPARSED;
-	proto = eth->h_proto;
+	/* Not by the struct's field: it is packed, and is read byte by byte. */
+	proto = *(__be16 *)(data + offsetof(struct ethhdr, h_proto));
 
 #pragma unroll
 	for (int i = 0; i < MAX_VLAN_TAGS; i++) {
@@ -525,13 +532,20 @@ static __always_inline enum outcome judge(struct xdp_md *ctx, __u64 bytes)
 		proto = tag->proto;
 	}
 
-	struct packet p = {.ctx = ctx, .l3 = l3, .end = end, .bytes = bytes};
+	struct packet p;
+
+	p.ctx = ctx;
+	p.in_use = in_use;
+	p.l3 = l3;
+	p.end = end;
+	p.bytes = bytes;
 
 	if (proto == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip = l3;
 
 		if ((void *)(ip + 1) > end)
 			return PASS_UNPARSED;
+		p.v6 = false;
 		p.src.w[0] = ip->saddr;
 		return judge_source(&p);
 	}
@@ -581,7 +595,8 @@ SEC("xdp.frags")
 int xdpban(struct xdp_md *ctx)
 {
 	__u64 bytes = multi_buffer ? bpf_xdp_get_buff_len(ctx) : (__u64)(ctx->data_end - ctx->data);
-	enum outcome o = judge(ctx, bytes);
+	__u32 in_use = features;
+	enum outcome o = judge(ctx, bytes, in_use);
 	__u32 key = slot * OUTCOMES + o;
 	struct counter *c = bpf_map_lookup_elem(&verdicts, &key);
 
@@ -590,11 +605,11 @@ int xdpban(struct xdp_md *ctx)
 		c->bytes += bytes;
 	}
 	if (o >= DROP_BAN) {
-		if (features & FEATURE_MONITOR)
+		if (in_use & FEATURE_MONITOR)
 			take_sample(ctx, o, bytes);
 		return XDP_DROP;
 	}
-	if (features & FEATURE_PIPELINE)
+	if (in_use & FEATURE_PIPELINE)
 		bpf_tail_call(ctx, &pipeline, 0);
 	return XDP_PASS;
 }
