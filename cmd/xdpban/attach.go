@@ -84,7 +84,7 @@ func (c *attachCmd) Run(a *app) error {
 			continue
 		}
 		if c.Mode == "auto" && at.Mode == bpf.ModeGeneric {
-			a.warn("%s has no native XDP: generic mode is several times slower", name)
+			a.warn("%s is in generic mode, which is several times slower than native", name)
 		}
 		done = append(done, control.Interface{Name: at.Interface, Mode: string(at.Mode)})
 	}
