@@ -44,6 +44,30 @@ func needLinux(t testing.TB, major, minor int, what string) {
 	}
 }
 
+// TestObjects: both byte orders are committed, and hold the same.
+func TestObjects(t *testing.T) {
+	little, err := ebpf.LoadCollectionSpec("xdpban_bpfel.o")
+	must(t, err)
+	big, err := ebpf.LoadCollectionSpec("xdpban_bpfeb.o")
+	must(t, err)
+	if little.ByteOrder != binary.LittleEndian || big.ByteOrder != binary.BigEndian {
+		t.Errorf("byte orders %v, %v", little.ByteOrder, big.ByteOrder)
+	}
+	for name, p := range little.Programs {
+		if q := big.Programs[name]; q == nil || p.Type != q.Type || len(p.Instructions) == 0 || len(q.Instructions) == 0 {
+			t.Errorf("program %s: %v, %v", name, p, q)
+		}
+	}
+	for name, m := range little.Maps {
+		if n := big.Maps[name]; n == nil || m.Type != n.Type || m.KeySize != n.KeySize || m.ValueSize != n.ValueSize {
+			t.Errorf("map %s: %v, %v", name, m, n)
+		}
+	}
+	if len(little.Programs) < 2 || len(little.Programs) != len(big.Programs) || len(little.Maps) != len(big.Maps) {
+		t.Errorf("%d and %d programs, %d and %d maps", len(little.Programs), len(big.Programs), len(little.Maps), len(big.Maps))
+	}
+}
+
 // bpffs mounts a bpffs of the test's own.
 func bpffs(t testing.TB) string {
 	t.Helper()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -138,6 +139,24 @@ func (r PortRange) String() string {
 		return fmt.Sprintf("%d/%s", r.First, r.Proto)
 	}
 	return fmt.Sprintf("%d-%d/%s", r.First, r.Last, r.Proto)
+}
+
+// ParsePortRange reads what String writes.
+func ParsePortRange(s string) (PortRange, error) {
+	m := portText.FindStringSubmatch(s)
+	var first, last uint64
+	if m != nil {
+		first, _ = strconv.ParseUint(m[1], 10, 16)
+		last = first
+		if m[2] != "" {
+			last, _ = strconv.ParseUint(m[2], 10, 16)
+		}
+	}
+	if m == nil || first == 0 || last < first || len(m[1]) > 5 || len(m[2]) > 5 ||
+		m[1] != strconv.FormatUint(first, 10) || m[2] != "" && m[2] != strconv.FormatUint(last, 10) {
+		return PortRange{}, fmt.Errorf(`%q is no port; write a number from 1 to 65535, or a range, and the protocol, such as "22/tcp" or "8000-8100/udp"`, s)
+	}
+	return PortRange{uint16(first), uint16(last), m[3]}, nil
 }
 
 // Forever is the ban time without an end.

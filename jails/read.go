@@ -414,21 +414,12 @@ func (r *reader) readLimits(j *Jail, zone *string) {
 	if items, ok := r.list("ports", `"22/tcp"`); ok {
 		j.Ports = nil
 		for _, i := range items {
-			m := portText.FindStringSubmatch(i.text)
-			var first, last uint64
-			if m != nil {
-				first, _ = strconv.ParseUint(m[1], 10, 16)
-				last = first
-				if m[2] != "" {
-					last, _ = strconv.ParseUint(m[2], 10, 16)
-				}
-			}
-			if m == nil || first == 0 || last < first || len(m[1]) > 5 || len(m[2]) > 5 ||
-				m[1] != strconv.FormatUint(first, 10) || m[2] != "" && m[2] != strconv.FormatUint(last, 10) {
-				r.say(i.at, `%q is no port; write a number from 1 to 65535, or a range, and the protocol, such as "22/tcp" or "8000-8100/udp"`, i.text)
+			p, err := ParsePortRange(i.text)
+			if err != nil {
+				r.say(i.at, "%v", err)
 				continue
 			}
-			j.Ports = append(j.Ports, PortRange{uint16(first), uint16(last), m[3]})
+			j.Ports = append(j.Ports, p)
 		}
 	}
 	r.ignoreIP(&j.IgnoreIP, &j.IgnoreNames)

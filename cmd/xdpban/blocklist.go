@@ -404,7 +404,11 @@ func (m *pinned) Import(_ context.Context, r control.ImportRequest) (res control
 		if jail == "" {
 			jail = jails.Manual
 		}
-		add = append(add, bpf.Ban{Prefix: b.Prefix, Jail: jail, Since: b.Since, Until: b.Until.Time})
+		ports, err := b.PortRanges()
+		if err != nil {
+			return res, err
+		}
+		add = append(add, toKernel(jails.Ban{Prefix: b.Prefix, Jail: jail, Since: b.Since, Until: b.Until.Time, Ports: ports}))
 	}
 	var remove []netip.Prefix
 	if r.Replace {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -85,7 +87,7 @@ type importCmd struct {
 	File    string `arg:"" optional:"" help:"An export, or what list --json or the 2017 tool wrote; - for standard input." default:"-"`
 	Replace bool   `help:"Unban what isn't in it. Otherwise both are merged: the later end wins."`
 	DryRun  bool   `help:"Say what would happen, and do nothing."`
-	SkipBad bool   `help:"Leave out bans that are refused, and go on."`
+	SkipBad bool   `help:"Leave out bans that can't be read or are refused, and go on."`
 }
 
 func (c *importCmd) Run(a *app) error {
@@ -102,7 +104,19 @@ func (c *importCmd) Run(a *app) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", name, err)
 	}
-	e, err := readExport(b, time.Now())
+	skipped := 0
+	e, err := readExport(b, time.Now(), func(err error) error {
+		if !c.SkipBad {
+			return err
+		}
+		if skipped++; skipped <= 10 {
+			a.warn("%s: left out: %v", name, err)
+		}
+		return nil
+	})
+	if skipped > 10 {
+		a.warn("%s: %s left out in all", name, plural(skipped, "ban"))
+	}
 	if err != nil {
 		return usagef("%s: %w; nothing was changed", name, err)
 	}
@@ -133,52 +147,70 @@ func (c *importCmd) Run(a *app) error {
 
 // readExport reads an export, what list --json wrote, or the 2017 tool's
 // list: there an address is banned from now on, forever, and ports are left
-// out.
-func readExport(b []byte, now time.Time) (export, error) {
+// out. What is wrong with one ban is given to bad, whose error ends the
+// reading.
+func readExport(b []byte, now time.Time, bad func(error) error) (export, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(b, &raw); err != nil {
 		return export{}, describeJSON(err, b)
 	}
 	if _, ok := raw["bans"]; !ok {
-		return readTalk(raw, now)
+		return readTalk(raw, now, bad)
 	}
-	var version struct{ Version int }
-	if err := json.Unmarshal(b, &version); err != nil {
+	var list struct {
+		Version int
+		Bans    []json.RawMessage
+	}
+	if err := json.Unmarshal(b, &list); err != nil {
 		return export{}, describeJSON(err, b)
 	}
-	if version.Version > exportVersion {
-		return export{}, fmt.Errorf("it is of version %d, from a newer xdpban; this one reads up to %d", version.Version, exportVersion)
+	if list.Version > exportVersion {
+		return export{}, fmt.Errorf("it is of version %d, from a newer xdpban; this one reads up to %d", list.Version, exportVersion)
 	}
 	var e export
-	if err := json.Unmarshal(b, &e); err != nil {
-		return export{}, describeJSON(err, b)
-	}
-	for i := range e.Bans {
-		if err := control.CheckBan(e.Bans[i]); err != nil {
-			return export{}, fmt.Errorf("ban %d: %w", i+1, err)
+	for i, raw := range list.Bans {
+		var ban control.Ban
+		err := json.Unmarshal(raw, &ban)
+		if err == nil {
+			err = control.CheckBan(ban)
 		}
-		if e.Bans[i].Since.IsZero() {
-			e.Bans[i].Since = now
+		if err != nil {
+			if err := bad(fmt.Errorf("ban %d: %w", i+1, err)); err != nil {
+				return export{}, err
+			}
+			continue
 		}
+		if ban.Since.IsZero() {
+			ban.Since = now
+		}
+		e.Bans = append(e.Bans, ban)
 	}
 	return e, nil
 }
 
-func readTalk(raw map[string]json.RawMessage, now time.Time) (export, error) {
+func readTalk(raw map[string]json.RawMessage, now time.Time, bad func(error) error) (export, error) {
 	var e export
-	for key, v := range raw {
+	wrong := 0
+	for _, key := range slices.Sorted(maps.Keys(raw)) {
 		if _, err := strconv.ParseUint(key, 10, 16); err == nil {
 			continue // a port
 		}
 		p, err := parsePrefix(key)
 		var drops uint64
 		if err == nil {
-			err = json.Unmarshal(v, &drops)
+			err = json.Unmarshal(raw[key], &drops)
 		}
 		if err != nil {
-			return e, fmt.Errorf(`neither an export (there is no "bans") nor the 2017 tool's list: %q: %w`, key, err)
+			wrong++
+			if err := bad(fmt.Errorf(`neither an export (there is no "bans") nor the 2017 tool's list: %q: %w`, key, err)); err != nil {
+				return e, err
+			}
+			continue
 		}
 		e.Bans = append(e.Bans, control.Ban{Prefix: p, Since: now})
+	}
+	if wrong > 0 && len(e.Bans) == 0 {
+		return e, errors.New("nothing in it is a ban")
 	}
 	sortBans(e.Bans, "prefix")
 	return e, nil

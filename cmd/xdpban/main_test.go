@@ -157,7 +157,7 @@ func knockMain() {
 	var wg sync.WaitGroup
 	for range count {
 		wg.Go(func() {
-			c, err := net.DialTimeout(os.Args[1], os.Args[2], 500*time.Millisecond)
+			c, err := net.DialTimeout(os.Args[1], os.Args[2], 3*time.Second)
 			if err == nil {
 				c.Write([]byte("x"))
 				c.Close()

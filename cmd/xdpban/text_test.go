@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"os"
 	"regexp"
@@ -118,6 +119,12 @@ func TestParseList(t *testing.T) {
 		t.Errorf("%v\n got %s\nwant %s", err, join(got), want)
 	}
 
+	// A bad line among a million is found.
+	many := strings.Repeat("192.0.2.1\n", 777_776) + "192.0.2.300\n" + strings.Repeat("192.0.2.1\n", 222_223)
+	if _, err := parseList(strings.NewReader(many), func(line int, err error) error { return fmt.Errorf("line %d: %w", line, err) }); err == nil || !strings.Contains(err.Error(), `line 777777: "192.0.2.300" is no address`) {
+		t.Errorf("a bad line among a million: %v", err)
+	}
+
 	var bad []int
 	got, err = parseList(strings.NewReader("192.0.2.1\n1.2.3\n192.0.2.2-192.0.2.1\n192.0.2.2\n"), func(line int, err error) error { bad = append(bad, line); return nil })
 	if err != nil || join(got) != "192.0.2.1/32 192.0.2.2/32" || !slices.Equal(bad, []int{2, 3}) {
@@ -171,25 +178,27 @@ func TestAggregate(t *testing.T) {
 
 func TestReadExport(t *testing.T) {
 	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
-	e, err := readExport([]byte(`{"version":1,"bans":[{"prefix":"192.0.2.1/32","jail":"sshd","since":"2026-01-01T00:00:00Z","until":null}]}`), now)
+	strict := func(err error) error { return err }
+	e, err := readExport([]byte(`{"version":1,"bans":[{"prefix":"192.0.2.1/32","jail":"sshd","since":"2026-01-01T00:00:00Z","until":null}]}`), now, strict)
 	if err != nil || len(e.Bans) != 1 || !e.Bans[0].Until.IsZero() || e.Bans[0].Jail != "sshd" {
 		t.Errorf("export: %+v %v", e, err)
 	}
-	e, err = readExport([]byte(`{"192.0.2.1" : 12, "80" : {"UDP" : 3}}`), now)
+	e, err = readExport([]byte(`{"192.0.2.1" : 12, "80" : {"UDP" : 3}}`), now, strict)
 	if err != nil || len(e.Bans) != 1 || e.Bans[0].Since != now {
 		t.Errorf("talk: %+v %v", e, err)
 	}
 	for in, want := range map[string]string{
-		`{"bans":[{"prefix":"192.0.2.1/32"`:                     "line 1, byte",
-		"{\n\"bans\": 3}":                                       "line 2, byte",
-		`{"version":2,"bans":[]}`:                               "newer xdpban",
-		`{"bans":[{"prefix":"192.0.2.1/24","jail":"x"}]}`:       "ban 1: prefix: 192.0.2.1/24 has bits",
-		`{"bans":[{"jail":"x"}]}`:                               "ban 1: prefix: missing",
-		`{"bans":[{"prefix":"192.0.2.1/32","jail":"x\u001b"}]}`: "control characters",
+		`{"bans":[{"prefix":"192.0.2.1/32"`:                      "line 1, byte",
+		"{\n\"bans\": 3}":                                        "line 2, byte",
+		`{"version":2,"bans":[]}`:                                "newer xdpban",
+		`{"bans":[{"prefix":"192.0.2.1/24","jail":"x"}]}`:        "ban 1: prefix: 192.0.2.1/24 has bits",
+		`{"bans":[{"jail":"x"}]}`:                                "ban 1: prefix: missing",
+		`{"bans":[{"prefix":"192.0.2.1/32","jail":"x\u001b"}]}`:  "control characters",
+		`{"bans":[{"prefix":"192.0.2.1/32","ports":["0/tcp"]}]}`: `"0/tcp" is no port`,
 		`{"x":1}`: "neither an export",
 		`[]`:      "line 1",
 	} {
-		if _, err := readExport([]byte(in), now); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := readExport([]byte(in), now, strict); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", in, err)
 		}
 	}
@@ -199,7 +208,7 @@ func FuzzReadExport(f *testing.F) {
 	f.Add([]byte(`{"version":1,"bans":[{"prefix":"192.0.2.1/32","jail":"sshd","since":"2026-01-01T00:00:00Z","until":null}]}`))
 	f.Add([]byte(`{"192.0.2.1" : 12, "80" : {"UDP" : 3}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := readExport(b, time.Now())
+		e, err := readExport(b, time.Now(), func(error) error { return nil })
 		if err != nil {
 			return
 		}

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"xdpban/jails"
 )
 
 // Limits of one request. A million prefixes are about 25 MB, a million bans
@@ -399,7 +401,21 @@ func CheckBan(b Ban) error {
 	if !b.Until.IsZero() && b.Until.Before(b.Since) {
 		return fmt.Errorf("%s ends before it begins", b.Prefix)
 	}
-	return nil
+	_, err := b.PortRanges()
+	return err
+}
+
+// PortRanges are the ports that a ban is limited to.
+func (b Ban) PortRanges() ([]jails.PortRange, error) {
+	var ports []jails.PortRange
+	for _, s := range b.Ports {
+		p, err := jails.ParsePortRange(s)
+		if err != nil {
+			return nil, fmt.Errorf("ports of %s: %w", b.Prefix, err)
+		}
+		ports = append(ports, p)
+	}
+	return ports, nil
 }
 
 // jailName says whether a name fits into the kernel's map of origins and

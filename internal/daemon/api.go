@@ -433,6 +433,9 @@ func (d *Daemon) Import(ctx context.Context, r control.ImportRequest) (control.I
 					continue
 				}
 				b := jails.Ban{Prefix: w.Prefix, Jail: w.Jail, Since: w.Since, Until: w.Until.Time}
+				if b.Ports, failed = w.PortRanges(); failed != nil {
+					return
+				}
 				if b.Jail == "" {
 					b.Jail = jails.Manual
 				}

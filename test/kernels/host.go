@@ -24,7 +24,7 @@ var modules = []string{"veth"}
 // programs are what the command line's scripts call. What isn't installed is
 // left out: a script says itself what it can't do without.
 var programs = []string{
-	"cat", "chmod", "cp", "grep", "ip", "mkdir", "nsenter", "od", "ping",
+	"cat", "chmod", "cp", "grep", "ip", "mkdir", "mv", "nsenter", "od", "ping",
 	"rm", "sed", "seq", "setpriv", "sh", "sleep", "sort", "stat", "tcpdump",
 	"test", "touch", "xdp-loader",
 }
