@@ -38,7 +38,7 @@ type table struct {
 }
 
 var tables = []table{
-	authTable, quietTable, jailsTable, dropTable, passTable, bansTable,
+	authTable, quietTable, jailsTable, dropTable, passTable, bansTable, memoryTable, idleTable,
 }
 
 func main() {

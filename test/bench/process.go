@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -55,4 +56,43 @@ func stopDaemon(s *lab.Service) error {
 	}
 	<-s.Ended()
 	return nil
+}
+
+// sched is what the scheduler knows of a process.
+type sched struct {
+	cpu      time.Duration
+	switches int // how often its threads went to sleep: woke up, that is
+}
+
+// schedOf reads it, all threads taken together.
+func schedOf(pid int) (s sched, err error) {
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
+	if err != nil || len(tasks) == 0 {
+		return s, fmt.Errorf("process %d has ended", pid)
+	}
+	for _, t := range tasks {
+		stat, err := os.ReadFile(t + "/schedstat")
+		if err != nil {
+			return s, err
+		}
+		var ns int64
+		if _, err := fmt.Sscan(string(stat), &ns); err != nil {
+			return s, fmt.Errorf("%s/schedstat: %w", t, err)
+		}
+		s.cpu += time.Duration(ns)
+		text, err := os.ReadFile(t + "/status")
+		if err != nil {
+			return s, err
+		}
+		for l := range strings.Lines(string(text)) {
+			if n, ok := strings.CutPrefix(l, "voluntary_ctxt_switches:"); ok {
+				v, err := strconv.Atoi(strings.TrimSpace(n))
+				if err != nil {
+					return s, err
+				}
+				s.switches += v
+			}
+		}
+	}
+	return s, nil
 }
