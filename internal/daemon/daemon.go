@@ -11,6 +11,7 @@ import (
 	"iter"
 	"log/slog"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -172,6 +173,7 @@ type Daemon struct {
 	checkpoint checkpoint
 	questions  questions
 	braked     uint64 // bans held back, as last said
+	burst      burst
 	brakedAt   time.Time
 }
 
@@ -291,6 +293,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 			d.retry()
 			d.brake()
 			d.commit()
+			d.burst.settle()
 			if now := d.summary(); now != said {
 				said = now
 				d.o.Notify("STATUS=" + now)
@@ -428,6 +431,7 @@ func (d *Daemon) apply(bans []jails.Ban) {
 			bans[i] = standing
 		}
 	}
+	d.burst.bans += len(bans)
 	gaveUp, err := d.o.Blocklist.Add(bans)
 	for _, b := range bans {
 		if err != nil {
@@ -514,6 +518,21 @@ func (d *Daemon) sweep() {
 		err = fmt.Errorf("sweep ended bans: %w", err)
 	}
 	d.problem("sweep", err)
+}
+
+// burst notices that many bans came at once and that it is over.
+type burst struct{ bans, last int }
+
+// settle, called once in a while, gives the memory back that a burst took:
+// left to itself, Go does it minutes later, if at all, and a small host would
+// miss it until then.
+func (b *burst) settle() {
+	const many = 1000
+	if b.bans == b.last && b.bans >= many {
+		go debug.FreeOSMemory()
+		b.bans = 0
+	}
+	b.last = b.bans
 }
 
 // short writes a single address without its prefix length.
