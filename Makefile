@@ -70,6 +70,10 @@ demo: ## show the main job for real on two throwaway hosts (as root)
 test: deps ## run every test, kernel ones included, race detector on (as root)
 	$(GO) run -buildvcs=false ./test/gate -race -count=1 -p 2 -timeout 20m ./...
 
+.PHONY: test-kill
+test-kill: deps ## kill the daemon at 200 random moments, and compare with one left alone (as root)
+	XDPBAN_KILLS=200 $(GO) test -count=1 -v -timeout 60m -run '^TestKilledOrNot$$' ./test
+
 .PHONY: bench
 bench: ## measure xdpban and its peers side by side (as root); a tenth of it with QUICK=1, some with TABLES="auth-log bans"
 	$(call need,$(DEPS_BENCH))

@@ -288,6 +288,13 @@ func (w *writer) step() time.Duration {
 	return time.Duration(w.rnd.IntN(8)) * time.Millisecond
 }
 
+func (w *writer) until(what string, f func() bool) {
+	w.Helper()
+	if err := lab.Until(w.ctx, what, f); err != nil {
+		w.Error(err)
+	}
+}
+
 func (w *writer) rotate(l *log) {
 	w.note("rotate %s", l.name)
 	w.rotations++
@@ -324,29 +331,25 @@ func (w *writer) deleteSafely(program string) {
 	for range killRetry {
 		w.fail(l, mark)
 	}
-	type status struct{ Checkpoint time.Time }
-	t0 := time.Now()
-	var read time.Time
-	if err := lab.Until(w.ctx, mark+" is banned and that is on disk", func() bool {
-		out, err := w.server.Run(w.ctx, program, "why", "--json", mark)
-		if err != nil || !strings.Contains(out, `"since"`) {
-			if time.Since(t0) > 10*time.Second {
-				s, _ := w.server.Run(w.ctx, program, "status")
-				w.Logf("slow %v: %v\n%s\n%s", time.Since(t0), err, out, s)
-				time.Sleep(8 * time.Second)
+	// What was judged before one checkpoint was over is in the next one, if
+	// there is something for one to write.
+	checkpoint := func(after time.Time) (at time.Time) {
+		w.fail(w.logs[len(w.logs)-1], mark)
+		w.until("a checkpoint", func() bool {
+			var s struct{ Checkpoint time.Time }
+			out, err := w.server.Run(w.ctx, program, "status", "--json")
+			if err == nil && json.Unmarshal([]byte(out), &s) == nil {
+				at = s.Checkpoint
 			}
-			return false
-		}
-		if read.IsZero() {
-			read = time.Now()
-		}
-		var s status
-		out, err = w.server.Run(w.ctx, program, "status", "--json")
-		return err == nil && json.Unmarshal([]byte(out), &s) == nil && s.Checkpoint.After(read)
-	}); err != nil {
-		w.Error(err)
-		return
+			return at.After(after)
+		})
+		return at
 	}
+	w.until(mark+" is banned", func() bool {
+		out, err := w.server.Run(w.ctx, program, "why", "--json", mark)
+		return err == nil && strings.Contains(out, `"since"`)
+	})
+	checkpoint(checkpoint(time.Now()))
 	w.note("delete %s", l.name)
 	w.rotations++
 	if err := os.Remove(l.path); err != nil {
