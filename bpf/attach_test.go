@@ -484,6 +484,7 @@ func TestPinsLost(t *testing.T) {
 	_, err := b.Attach(v.name, ModeAuto)
 	must(t, err)
 	mustAdd(t, b, forever("198.51.100.0/24"), forever(peerEnd))
+	must(t, b.Pinned())
 	names, err := os.ReadDir(filepath.Join(dir, Schema))
 	must(t, err)
 	for _, n := range names {
@@ -493,6 +494,9 @@ func TestPinsLost(t *testing.T) {
 	}
 	if _, err := Open(Options{Dir: dir, MustExist: true}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("MustExist: %v", err)
+	}
+	if err := b.Pinned(); !errors.Is(err, ErrUnpinned) {
+		t.Errorf("Pinned: %v", err)
 	}
 	again := open(t, Options{Dir: dir})
 	if again.Epoch() == b.Epoch() {

@@ -248,6 +248,38 @@ func (b *Blocklist) openMaps(o Options, old *v1) error {
 	return nil
 }
 
+// ErrUnpinned says that somebody has removed pins of the maps or taken the
+// bpffs away: whoever opens the blocklist now doesn't get these maps.
+var ErrUnpinned = errors.New("the maps are no longer pinned")
+
+// Pinned says whether the maps are still pinned where they were opened.
+func (b *Blocklist) Pinned() error {
+	_, unlock, err := b.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	was, err := b.folder.Stat()
+	if err != nil {
+		return err
+	}
+	is, err := os.Stat(b.dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(was, is) {
+		return fmt.Errorf("%w in %s", ErrUnpinned, b.dir)
+	}
+	if err != nil {
+		return err
+	}
+	for _, m := range b.maps.Load().all() {
+		if _, err := os.Lstat(filepath.Join(b.dir, m.name)); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %s is gone from %s", ErrUnpinned, m.name, b.dir)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // current is the set of maps as they are pinned now.
 func (b *Blocklist) current() (*mapSet, error) {
 	meta, err := b.readMeta()

@@ -71,7 +71,7 @@ func fromEntry(e bpf.Entry) control.Ban {
 }
 
 func (m *pinned) Ports(context.Context) ([]control.Port, error) {
-	return kernel{Blocklist: m.Blocklist}.Ports()
+	return blockedPorts(m.Blocklist)
 }
 
 func (m *pinned) List(ctx context.Context, q control.ListQuery) (l control.List, err error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"iter"
 	"net/netip"
+	"sync/atomic"
 
 	"xdpban/bpf"
 	"xdpban/internal/control"
@@ -13,9 +14,42 @@ import (
 
 // kernel joins the daemon to the kernel's blocklist.
 type kernel struct {
-	*bpf.Blocklist
-	mode bpf.Mode
+	// list is another one after Mend, while callers go on with the last.
+	list    atomic.Pointer[bpf.Blocklist]
+	options bpf.Options
+	mode    bpf.Mode
 }
+
+func openKernel(o bpf.Options, mode bpf.Mode) (*kernel, error) {
+	b, err := bpf.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	k := &kernel{options: o, mode: mode}
+	k.list.Store(b)
+	return k, nil
+}
+
+func (k *kernel) Close() error { return k.list.Load().Close() }
+
+// Mend implements daemon.Blocklist.
+func (k *kernel) Mend() (lost error, err error) {
+	old := k.list.Load()
+	err = old.Pinned()
+	if !errors.Is(err, bpf.ErrUnpinned) {
+		return nil, err
+	}
+	b, openErr := bpf.Open(k.options)
+	if openErr != nil {
+		return nil, errors.Join(err, openErr)
+	}
+	k.list.Store(b)
+	return err, old.Close()
+}
+
+func (k *kernel) Epoch() uint64 { return k.list.Load().Epoch() }
+
+func (k *kernel) RemoveAllow(p netip.Prefix) (bool, error) { return k.list.Load().RemoveAllow(p) }
 
 func toKernel(b jails.Ban) bpf.Ban {
 	ban := bpf.Ban{Prefix: b.Prefix, Jail: b.Jail, Since: b.Since, Until: b.Until}
@@ -48,12 +82,12 @@ func fromKernelAll(list []bpf.Entry) []daemon.Entry {
 	return entries
 }
 
-func (k kernel) Add(bans []jails.Ban) ([]daemon.Entry, error) {
+func (k *kernel) Add(bans []jails.Ban) ([]daemon.Entry, error) {
 	list := make([]bpf.Ban, len(bans))
 	for i, b := range bans {
 		list[i] = toKernel(b)
 	}
-	_, err := k.AddBatch(list)
+	_, err := k.list.Load().AddBatch(list)
 	var full *bpf.FullError
 	if errors.As(err, &full) {
 		gaveUp := fromKernelAll(full.GivenUp)
@@ -65,14 +99,14 @@ func (k kernel) Add(bans []jails.Ban) ([]daemon.Entry, error) {
 	return nil, err
 }
 
-func (k kernel) Remove(p netip.Prefix) (daemon.Entry, bool, error) {
-	e, ok, err := k.Blocklist.Remove(p)
+func (k *kernel) Remove(p netip.Prefix) (daemon.Entry, bool, error) {
+	e, ok, err := k.list.Load().Remove(p)
 	return fromKernel(e), ok, err
 }
 
-func (k kernel) List() iter.Seq2[daemon.Entry, error] {
+func (k *kernel) List() iter.Seq2[daemon.Entry, error] {
 	return func(yield func(daemon.Entry, error) bool) {
-		for e, err := range k.Blocklist.List() {
+		for e, err := range k.list.Load().List() {
 			if !yield(fromKernel(e), err) {
 				return
 			}
@@ -80,20 +114,22 @@ func (k kernel) List() iter.Seq2[daemon.Entry, error] {
 	}
 }
 
-func (k kernel) Covering(p netip.Prefix) ([]daemon.Entry, error) {
-	list, err := k.Blocklist.Covering(p)
+func (k *kernel) Covering(p netip.Prefix) ([]daemon.Entry, error) {
+	list, err := k.list.Load().Covering(p)
 	return fromKernelAll(list), err
 }
 
-func (k kernel) Sweep() ([]daemon.Entry, error) {
-	list, err := k.Blocklist.Sweep()
+func (k *kernel) Sweep() ([]daemon.Entry, error) {
+	list, err := k.list.Load().Sweep()
 	return fromKernelAll(list), err
 }
 
-func (k kernel) Stats() (control.Stats, error) { return kernelStats(k.Blocklist) }
+func (k *kernel) Stats() (control.Stats, error) { return kernelStats(k.list.Load()) }
 
-func (k kernel) Ports() ([]control.Port, error) {
-	list, err := k.BlockedPorts()
+func (k *kernel) Ports() ([]control.Port, error) { return blockedPorts(k.list.Load()) }
+
+func blockedPorts(b *bpf.Blocklist) ([]control.Port, error) {
+	list, err := b.BlockedPorts()
 	ports := make([]control.Port, len(list))
 	for i, p := range list {
 		ports[i] = fromPort(p)
@@ -101,16 +137,16 @@ func (k kernel) Ports() ([]control.Port, error) {
 	return ports, err
 }
 
-func (k kernel) SetAllow(list []daemon.Allow) error {
+func (k *kernel) SetAllow(list []daemon.Allow) error {
 	allow := make([]bpf.Allow, len(list))
 	for i, a := range list {
 		allow[i] = bpf.Allow(a)
 	}
-	return k.Blocklist.SetAllow(allow...)
+	return k.list.Load().SetAllow(allow...)
 }
 
-func (k kernel) Allowed() ([]daemon.Allow, error) {
-	list, err := k.Blocklist.Allowed()
+func (k *kernel) Allowed() ([]daemon.Allow, error) {
+	list, err := k.list.Load().Allowed()
 	allow := make([]daemon.Allow, len(list))
 	for i, a := range list {
 		allow[i] = daemon.Allow(a)
@@ -118,12 +154,12 @@ func (k kernel) Allowed() ([]daemon.Allow, error) {
 	return allow, err
 }
 
-func (k kernel) Attach(iface string) (mode string, changed bool, err error) {
-	before, err := k.Attachments()
+func (k *kernel) Attach(iface string) (mode string, changed bool, err error) {
+	before, err := k.list.Load().Attachments()
 	if err != nil {
 		return "", false, err
 	}
-	a, err := k.Blocklist.Attach(iface, k.mode)
+	a, err := k.list.Load().Attach(iface, k.mode)
 	if err != nil {
 		return "", false, err
 	}

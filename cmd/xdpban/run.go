@@ -63,7 +63,7 @@ func (c *runCmd) Run(a *app) error {
 		return err
 	}
 	defer listener.Close()
-	blocklist, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: s.MaxBans})
+	blocklist, err := openKernel(bpf.Options{Dir: a.BPFDir, MaxBans: s.MaxBans}, bpf.Mode(s.Mode))
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (c *runCmd) Run(a *app) error {
 		Load:      load,
 		Open:      func(p daemon.Plan) ([]source.Source, error) { return openSources(p, log) },
 		Present:   present,
-		Blocklist: kernel{blocklist, bpf.Mode(s.Mode)},
+		Blocklist: blocklist,
 		Host: daemon.Host{
 			Own: host.Addrs, SessionPeers: host.SessionPeers,
 			DefaultInterfaces: host.DefaultInterfaces, Watch: host.Watch,

@@ -61,6 +61,9 @@ type Blocklist interface {
 	SetAllow(a []Allow) error
 	RemoveAllow(p netip.Prefix) (bool, error)
 	Allowed() ([]Allow, error)
+	// Mend makes the kernel's set anew if its pins were taken away, and says so
+	// in lost: it is empty then. err says why it couldn't.
+	Mend() (lost, err error)
 	// Attach puts the program on an interface, or back on it; changed is
 	// false if it was there.
 	Attach(iface string) (mode string, changed bool, err error)

@@ -160,6 +160,8 @@ func (k *kernelList) Allowed() ([]Allow, error) {
 	return list, nil
 }
 
+func (k *kernelList) Mend() (lost, err error) { return nil, nil }
+
 func (k *kernelList) Attach(iface string) (string, bool, error) {
 	if iface != "eth0" {
 		return "", false, errors.New("interface " + iface + " doesn't exist")

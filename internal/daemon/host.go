@@ -11,6 +11,7 @@ import (
 
 	"xdpban/internal/control"
 	"xdpban/internal/ledger"
+	"xdpban/jails"
 )
 
 // findSessions allowlists where logged-in SSH users come from: the operator
@@ -141,6 +142,10 @@ func (d *Daemon) attach() error {
 			return fmt.Errorf("%w: %w; name one with interfaces = [\"eth0\"] in xdpban.toml or --interface", ErrNoInterface, err)
 		}
 	}
+	protected := map[string]bool{}
+	for _, i := range d.interfaces {
+		protected[i.Name] = i.Error == ""
+	}
 	d.interfaces = nil
 	var failures []error
 	attached := 0
@@ -153,7 +158,11 @@ func (d *Daemon) attach() error {
 		} else {
 			attached++
 			shown.Mode = mode
-			if changed {
+			switch {
+			case changed && protected[name]:
+				d.log.Warn("interface "+name+" was unprotected: it was made anew, or somebody took the program or its pin away; it is protected again",
+					"event", EventGuard, "interface", name, "mode", mode)
+			case changed:
 				d.log.Info("protecting interface "+name, "event", EventGuard, "interface", name, "mode", mode)
 			}
 			if mode == "generic" {
@@ -171,6 +180,15 @@ func (d *Daemon) attach() error {
 
 // repair puts back what somebody or something has taken away.
 func (d *Daemon) repair() {
+	lost, err := d.o.Blocklist.Mend()
+	d.problem("pins", err)
+	if lost != nil {
+		d.log.Error("somebody removed the kernel's bans; they are put back, but what they have dropped, closed ports, the policy and pipelines are lost", "error", lost)
+		now := d.o.Now()
+		d.apply(slices.DeleteFunc(slices.Collect(d.judge.Standing()), func(b jails.Ban) bool { return b.Over(now) }))
+		d.problem("allowlist", d.refreshAllowed())
+		d.checkpoint.put(epochRecord(d.o.Blocklist.Epoch()))
+	}
 	if err := d.attach(); err != nil {
 		d.problem("attach", err)
 		return
