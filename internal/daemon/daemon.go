@@ -516,11 +516,24 @@ func (d *Daemon) armExpiry() {
 // sweep clears entries that have ended and that only the kernel knew.
 func (d *Daemon) sweep() {
 	d.adoptOrphans()
-	_, err := d.o.Blocklist.Sweep()
+	ended, err := d.o.Blocklist.Sweep()
 	if err != nil {
 		err = fmt.Errorf("sweep ended bans: %w", err)
 	}
 	d.problem("sweep", err)
+	// The kernel's clock can't be set. Where ours was set back, the kernel has
+	// ended bans that stand here still, and whose sources' failures don't count.
+	var early []jails.Ban
+	now := d.o.Now()
+	for _, e := range ended {
+		if b, ok := d.judge.Find(e.Prefix); ok && !b.Over(now) {
+			early = append(early, b)
+		}
+	}
+	if len(early) > 0 {
+		d.log.Warn("bans ended in the kernel before their time, since the clock was set back: they are in force again", "bans", len(early))
+		d.apply(early)
+	}
 }
 
 // burst notices that many bans came at once and that it is over.

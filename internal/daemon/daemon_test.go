@@ -31,6 +31,7 @@ type world struct {
 	ask    func(ctx context.Context, args []string) (bool, error)
 
 	mu     sync.Mutex
+	step   time.Duration // of the clock
 	config *jails.Config
 	broken error // what loading the configuration answers
 }
@@ -80,7 +81,7 @@ func (w *world) run() (d *Daemon, stop func()) {
 		Ask:    func(ctx context.Context, args []string) (bool, error) { return w.ask(ctx, args) },
 		Notify: func(string) {},
 		Log:    slog.New(slog.NewTextHandler(w.t.Output(), nil)),
-		Now:    time.Now,
+		Now:    w.now,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	ready := make(chan struct{})
@@ -122,8 +123,20 @@ func (w *world) untilBanned(addr string) {
 // fail writes n failures of an address that happened just now.
 func (w *world) fail(addr string, n int) {
 	for range n {
-		w.log.write(fmt.Sprintf("%s host sshd[42]: Failed password for root from %s", time.Now().Format("2006-01-02T15:04:05.000000-07:00"), addr))
+		w.log.write(fmt.Sprintf("%s host sshd[42]: Failed password for root from %s", w.now().Format("2006-01-02T15:04:05.000000-07:00"), addr))
 	}
+}
+
+func (w *world) now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Now().Add(w.step)
+}
+
+func (w *world) setClock(by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.step += by
 }
 
 // settle waits until the daemon has judged all lines written so far: a
@@ -352,6 +365,40 @@ func TestBanEnds(t *testing.T) {
 	if err != nil || len(events) != 2 || events[1].Kind != "expire" {
 		t.Errorf("history: %+v, %v; want a ban and its end", events, err)
 	}
+}
+
+// TestClockIsSet: set back or ahead by an hour and more, bans stand as long as
+// the clock says, and failures go on to ban.
+func TestClockIsSet(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	sweep := func() {
+		t.Helper()
+		if err := d.do(context.Background(), d.sweep); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.fail("192.0.2.1", 3)
+	w.untilBanned("192.0.2.1")
+
+	w.setClock(-time.Hour)
+	w.fail("192.0.2.2", 3)
+	w.untilBanned("192.0.2.2")
+	// By the kernel's clock the first ban's hour is over.
+	w.kernel.end("192.0.2.1")
+	sweep()
+	if _, ok := w.kernel.banned("192.0.2.1"); !ok {
+		t.Error("banned by the clock that was set back, and not in the kernel")
+	}
+
+	w.setClock(3 * time.Hour)
+	w.fail("192.0.2.3", 3)
+	w.untilBanned("192.0.2.3")
+	for _, addr := range []string{"192.0.2.1", "192.0.2.2"} {
+		w.until(addr+"'s ban over", func() bool { _, ok := w.kernel.banned(addr); return !ok })
+	}
+	w.fail("192.0.2.1", 3)
+	w.untilBanned("192.0.2.1")
 }
 
 func TestKernelRefusesForAWhile(t *testing.T) {

@@ -20,8 +20,9 @@ type kernelList struct {
 	epoch    uint64
 	bans     map[netip.Prefix]Entry
 	allow    map[netip.Prefix]string
-	failing  error // what Add answers
-	capacity int   // 0: no limit
+	ended    []Entry // for the next Sweep
+	failing  error   // what Add answers
+	capacity int     // 0: no limit
 	changed  chan struct{}
 }
 
@@ -124,7 +125,21 @@ func (k *kernelList) Covering(p netip.Prefix) ([]Entry, error) {
 	return list, nil
 }
 
-func (k *kernelList) Sweep() ([]Entry, error) { return nil, nil }
+func (k *kernelList) Sweep() ([]Entry, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	ended := k.ended
+	k.ended = nil
+	return ended, nil
+}
+
+// end is what the kernel's clock does.
+func (k *kernelList) end(addr string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ended = append(k.ended, k.bans[prefix(addr)])
+	delete(k.bans, prefix(addr))
+}
 
 func (k *kernelList) Stats() (control.Stats, error) {
 	return control.Stats{Verdicts: map[string]control.Verdict{"XDP_DROP": {Packets: 1, Bytes: 60}}}, nil
