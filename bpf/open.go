@@ -33,6 +33,7 @@ const (
 	DefaultMaxBans  = 1 << 20
 	DefaultMaxNets  = 1 << 17
 	DefaultMaxAllow = 1 << 14
+	DefaultMaxPorts = 1 << 12
 )
 
 // Options says where the blocklist is pinned and how large it may grow.
@@ -43,12 +44,21 @@ type Options struct {
 	Dir string
 	// MaxBans is how many addresses ban4 and ban6 may hold, MaxNets how
 	// many prefixes net4 and net6, MaxAllow how many allow4 and allow6,
-	// which are made with that size. Zero keeps what is pinned, or takes
-	// the default; an existing set keeps its limits if MustExist is set.
-	MaxBans, MaxNets, MaxAllow uint32
+	// which are made with that size, and MaxPorts how many ports may be blocked,
+	// the scopes' included. Zero keeps what is pinned, or takes the
+	// default; an existing set keeps its limits if MustExist is set.
+	MaxBans, MaxNets, MaxAllow, MaxPorts uint32
 	// MustExist refuses to create maps: for commands that look at what runs.
 	// The error is then fs.ErrNotExist.
 	MustExist bool
+}
+
+// Small bounds all maps for a machine with little memory: together they take
+// 3 MiB and 22 KiB for each CPU, once they are full. Maps that exist keep
+// their size until they are made anew.
+func (o Options) Small() Options {
+	o.MaxBans, o.MaxNets, o.MaxAllow, o.MaxPorts = 1<<13, 1<<10, 1<<10, 1<<8
+	return o
 }
 
 // A PinError says that what is pinned under one of our names isn't ours.
@@ -159,6 +169,7 @@ func (b *Blocklist) open(o Options) error {
 		kernMapBan4: bans, kernMapBan6: bans,
 		kernMapNet4: nets, kernMapNet6: nets,
 		kernMapSieve:  sieveWords(2 * int(bans+nets)),
+		kernMapPorts:  cmp.Or(o.MaxPorts, DefaultMaxPorts),
 		kernMapAllow4: cmp.Or(o.MaxAllow, DefaultMaxAllow), kernMapAllow6: cmp.Or(o.MaxAllow, DefaultMaxAllow),
 	} {
 		b.spec.Maps[name].MaxEntries = n

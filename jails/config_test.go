@@ -51,6 +51,7 @@ state_dir = "/var/lib/other"
 ignoreip = ["192.0.2.7", "198.51.100.9/24", "::ffff:203.0.113.1", "2001:db8::/48", "admin.example.org", "localhost"]
 ignoreself = false
 ignore_sessions = false
+small = true
 max_bans = 5000
 max_tracked = 6000
 max_bans_per_minute = 0
@@ -108,7 +109,7 @@ watches = "bans"
 		Interfaces: []string{"eth0", "eth1"}, Mode: "generic", BPFDir: "/sys/fs/bpf/other", Socket: "/run/other.sock", StateDir: "/var/lib/other",
 		IgnoreIP:    []netip.Prefix{addr("192.0.2.7"), addr("198.51.100.0/24"), addr("203.0.113.1"), addr("2001:db8::/48")},
 		IgnoreNames: []string{"admin.example.org", "localhost"},
-		MaxBans:     5000, MaxTracked: 6000, Remember: 7 * 24 * time.Hour,
+		Small:       true, MaxBans: 5000, MaxTracked: 6000, Remember: 7 * 24 * time.Hour,
 	}); !reflect.DeepEqual(c.Settings, want) {
 		t.Errorf("settings\n%+v, want\n%+v", c.Settings, want)
 	}
@@ -284,7 +285,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 	}
 	settings := map[string][]string{
 		"interfaces": {"['eth 0']", "['averyveryverylongname']", "[1]"}, "mode": {"'offload2'", "true"}, "ignoreip": {"['1.2.3']", "['::/0']"}, "ignoreself": {"'no'"},
-		"ignore_sessions": {"'no'"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
+		"ignore_sessions": {"'no'"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "small": {"'yes'", "1"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
 		"max_bans_per_minute": {"-1"}, "remember": {"'soon'", "0"}, "bpf_dir": {"'bpf'"}, "socket": {"'xdpban.sock'", "'/" + strings.Repeat("x", 107) + "'"}, "state_dir": {"'lib'"},
 	}
 	growth := map[string][]string{

@@ -212,7 +212,11 @@ type Settings struct {
 	// IgnoreSessions keeps the peers of established SSH sessions at start
 	// from being banned (default true).
 	IgnoreSessions bool
-	MaxBans        uint32 // capacity of the kernel's address maps
+	// Small bounds what the kernel's maps and the daemon hold, for a machine
+	// with little memory: it makes the defaults of MaxBans and MaxTracked
+	// small ones, and the other maps small.
+	Small   bool
+	MaxBans uint32 // capacity of the kernel's address maps
 	// MaxTracked bounds the failure windows held in memory, and apart from
 	// them the offenders remembered for their past bans; 0: no bound.
 	MaxTracked int

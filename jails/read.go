@@ -373,6 +373,9 @@ func (l *loader) readSettings() Settings {
 	r.ignoreIP(&s.IgnoreIP, &s.IgnoreNames)
 	r.flag("ignoreself", &s.IgnoreSelf)
 	r.flag("ignore_sessions", &s.IgnoreSessions)
+	if r.flag("small", &s.Small); s.Small {
+		s.MaxBans, s.MaxTracked = 8192, 10_000
+	}
 	bans := int(s.MaxBans)
 	r.number("max_bans", &bans, 1, 1<<27)
 	s.MaxBans = uint32(bans)

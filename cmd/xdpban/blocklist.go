@@ -31,6 +31,23 @@ type blocklist interface {
 	Close() error
 }
 
+// maps says where the maps are, and how large they may be.
+func (a *app) maps() bpf.Options {
+	o := bpf.Options{Dir: a.BPFDir}
+	if a.settings.Small {
+		o = o.Small()
+	}
+	o.MaxBans = a.settings.MaxBans
+	return o
+}
+
+// openPinned opens the maps that there are.
+func (a *app) openPinned() (*bpf.Blocklist, error) {
+	o := a.maps()
+	o.MustExist = true
+	return bpf.Open(o)
+}
+
 // open finds the daemon, or opens the maps; those that don't exist yet are
 // made if make is set.
 func (a *app) open(create bool) (blocklist, error) {
@@ -42,7 +59,9 @@ func (a *app) open(create bool) (blocklist, error) {
 	if !errors.Is(err, control.ErrDown) {
 		return nil, err
 	}
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans, MustExist: !create})
+	o := a.maps()
+	o.MustExist = !create
+	b, err := bpf.Open(o)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("xdpban isn't running, and there are no pinned maps in %s: nothing is banned", a.BPFDir)
 	}

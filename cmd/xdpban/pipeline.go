@@ -26,7 +26,7 @@ type pipelineAddCmd struct {
 }
 
 func (c *pipelineAddCmd) Run(a *app) error {
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans})
+	b, err := bpf.Open(a.maps())
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ type policyDenyCmd struct {
 }
 
 func (c *policyDenyCmd) Run(a *app) error {
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans})
+	b, err := bpf.Open(a.maps())
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func (c *portBlockCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans})
+	b, err := bpf.Open(a.maps())
 	if err != nil {
 		return err
 	}

@@ -63,7 +63,7 @@ func (c *runCmd) Run(a *app) error {
 		return err
 	}
 	defer listener.Close()
-	blocklist, err := openKernel(bpf.Options{Dir: a.BPFDir, MaxBans: s.MaxBans}, bpf.Mode(s.Mode))
+	blocklist, err := openKernel(a.maps(), bpf.Mode(s.Mode))
 	if err != nil {
 		return err
 	}

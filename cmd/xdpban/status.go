@@ -156,7 +156,7 @@ func printInterface(w io.Writer, i control.Interface) {
 // statusOffline tells what goes on without the daemon, and fails, since that
 // is not as it should be.
 func (a *app) statusOffline(down error) error {
-	b, err := bpf.Open(bpf.Options{Dir: a.BPFDir, MaxBans: a.settings.MaxBans, MustExist: true})
+	b, err := a.openPinned()
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w, and there are no pinned maps in %s", down, a.BPFDir)
 	}
