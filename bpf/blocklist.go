@@ -301,28 +301,39 @@ func Canonical(p netip.Prefix) (netip.Prefix, error) {
 }
 
 // Remove unbans exactly this prefix and returns what the entry was; ok is
-// false if there was none, or only one that had ended.
+// false if there was none, or only one that had ended: then that is returned.
 func (b *Blocklist) Remove(p netip.Prefix) (e Entry, ok bool, err error) {
-	were, err := b.RemoveBatch([]netip.Prefix{p})
-	if err != nil || len(were) == 0 {
+	standing, ended, err := b.remove([]netip.Prefix{p})
+	switch {
+	case err != nil:
 		return Entry{}, false, err
+	case len(standing) > 0:
+		return standing[0], true, nil
+	case len(ended) > 0:
+		return ended[0], false, nil
 	}
-	return were[0], true, nil
+	return Entry{}, false, nil
 }
 
-// RemoveBatch is Remove for many: it returns what was banned.
-func (b *Blocklist) RemoveBatch(prefixes []netip.Prefix) (were []Entry, err error) {
+// RemoveBatch is Remove for many: it returns what was banned. On an error
+// that is what has been removed.
+func (b *Blocklist) RemoveBatch(prefixes []netip.Prefix) ([]Entry, error) {
+	standing, _, err := b.remove(prefixes)
+	return standing, err
+}
+
+func (b *Blocklist) remove(prefixes []netip.Prefix) (standing, ended []Entry, err error) {
 	var parts [4][]netip.Prefix
 	for _, given := range prefixes {
 		p, err := Canonical(given)
 		if err != nil {
-			return nil, fmt.Errorf("unban %s: %w", given, err)
+			return nil, nil, fmt.Errorf("unban %s: %w", given, err)
 		}
 		parts[tableIndex(p)] = append(parts[tableIndex(p)], p)
 	}
 	set, unlock, err := b.lock()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer unlock()
 	at := now()
@@ -331,17 +342,19 @@ func (b *Blocklist) RemoveBatch(prefixes []netip.Prefix) (were []Entry, err erro
 		for _, p := range gone {
 			e, err := b.entry(p, at)
 			if err != nil {
-				return were, errors.Join(err, removeErr)
+				return standing, ended, errors.Join(err, removeErr)
 			}
-			if !at.ended(p.ban.Expires) {
-				were = append(were, e)
+			if at.ended(p.ban.Expires) {
+				ended = append(ended, e)
+			} else {
+				standing = append(standing, e)
 			}
 		}
 		if removeErr != nil {
-			return were, removeErr
+			return standing, ended, removeErr
 		}
 	}
-	return were, b.sift(len(were))
+	return standing, ended, b.sift(len(standing) + len(ended))
 }
 
 // List walks all entries, expired ones that nobody swept yet left out. The

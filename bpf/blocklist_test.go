@@ -66,8 +66,8 @@ func TestBanEndsInTheKernel(t *testing.T) {
 		if l := list(t, b); len(l) > 0 {
 			t.Errorf("%s: listed after its end: %v", tt.prefix, l)
 		}
-		if _, ok, err := b.Remove(pfx(tt.prefix)); ok || err != nil {
-			t.Errorf("%s: removed after its end: %v, %v", tt.prefix, ok, err)
+		if e, ok, err := b.Remove(pfx(tt.prefix)); ok || err != nil || e.Packets < 1 || e.Jail != "test" {
+			t.Errorf("%s: removed after its end: %+v, %v, %v", tt.prefix, e, ok, err)
 		}
 		mustAdd(t, b, until(tt.prefix, time.Nanosecond))
 		swept, err := b.Sweep()

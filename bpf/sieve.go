@@ -99,14 +99,14 @@ func (m mesh) use() error {
 	return nil
 }
 
-// sift clears the bits of what has been removed: not worth a walk of all
-// entries unless it is much.
+// sift clears the bits of what has been removed, if that is so much that it
+// is worth a walk of all entries: an eighth of what there is room for, or
+// more. The next Sweep clears the others.
 func (b *Blocklist) sift(removed int) error {
-	const much = 1000
-	if removed < much {
+	set := b.maps.Load()
+	if removed < int(set.Sieve.MaxEntries()) {
 		return nil
 	}
-	set := b.maps.Load()
 	return set.sift()
 }
 

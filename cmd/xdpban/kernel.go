@@ -104,6 +104,11 @@ func (k *kernel) Remove(p netip.Prefix) (daemon.Entry, bool, error) {
 	return fromKernel(e), ok, err
 }
 
+func (k *kernel) RemoveBatch(list []netip.Prefix) ([]daemon.Entry, error) {
+	were, err := k.list.Load().RemoveBatch(list)
+	return fromKernelAll(were), err
+}
+
 func (k *kernel) List() iter.Seq2[daemon.Entry, error] {
 	return func(yield func(daemon.Entry, error) bool) {
 		for e, err := range k.list.Load().List() {

@@ -202,17 +202,19 @@ func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.Un
 	for part := range slices.Chunk(prefixes, chunk) {
 		var failed error
 		err := d.do(ctx, func() {
+			var ended [][]Entry
+			ended, failed = d.unban(part)
+			result.Unbanned += len(ended)
+			if len(prefixes) > control.MaxEcho {
+				d.armExpiry()
+				return
+			}
+			for _, list := range ended {
+				for _, e := range list {
+					result.Bans = append(result.Bans, wire(e))
+				}
+			}
 			for _, p := range part {
-				ended, err := d.unban(p)
-				failed = errors.Join(failed, err)
-				if len(ended) > 0 {
-					result.Unbanned++
-				}
-				if len(prefixes) <= control.MaxEcho {
-					for _, e := range ended {
-						result.Bans = append(result.Bans, wire(e))
-					}
-				}
 				if len(result.Covered) < control.MaxEcho {
 					covering, err := d.o.Blocklist.Covering(p)
 					failed = errors.Join(failed, err)
@@ -230,16 +232,37 @@ func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.Un
 	return result, nil
 }
 
-// unban ends all bans of one prefix, the kernel's too if only it knew one.
-func (d *Daemon) unban(p netip.Prefix) ([]Entry, error) {
-	now := d.o.Now()
-	e, stood, err := d.o.Blocklist.Remove(p)
+// unban ends all bans of some prefixes, the kernel's too if only it knew one,
+// and returns what has ended, by prefix.
+func (d *Daemon) unban(list []netip.Prefix) (ended [][]Entry, err error) {
+	were, err := d.o.Blocklist.RemoveBatch(list)
 	if err != nil {
-		return nil, fmt.Errorf("unban %s: %w", short(p), err)
+		// Those that the kernel still has stay decided.
+		list = nil
+		for _, e := range were {
+			list = append(list, e.Prefix)
+		}
+		err = fmt.Errorf("unban: %w", err)
 	}
+	kernel := make(map[netip.Prefix]Entry, len(were))
+	for _, e := range were {
+		kernel[e.Prefix] = e
+	}
+	for _, p := range list {
+		e, stood := kernel[p]
+		if of := d.unbanned(p, e, stood); len(of) > 0 {
+			ended = append(ended, of)
+		}
+	}
+	return ended, err
+}
+
+// unbanned ends what has been decided about a prefix that is out of the
+// kernel, where it was e if it stood.
+func (d *Daemon) unbanned(p netip.Prefix, e Entry, stood bool) []Entry {
 	delete(d.unapplied, p)
 	var ended []Entry
-	for _, b := range d.judge.Unban(p, now) {
+	for _, b := range d.judge.Unban(p, d.o.Now()) {
 		ended = append(ended, Entry{Ban: b})
 	}
 	if len(ended) == 0 && stood {
@@ -252,7 +275,7 @@ func (d *Daemon) unban(p netip.Prefix) ([]Entry, error) {
 		}
 		d.log.Info("unban "+short(p), "event", EventUnban, "jail", ended[i].Jail, "addr", short(p), "packets", ended[i].Packets)
 	}
-	return ended, nil
+	return ended
 }
 
 // Allow puts prefixes on the allowlist by hand; bans within them end.
@@ -278,10 +301,7 @@ func (d *Daemon) Allow(ctx context.Context, prefixes []netip.Prefix) (int, error
 				}
 			}
 		}
-		for _, p := range within {
-			_, err := d.unban(p)
-			failed = errors.Join(failed, err)
-		}
+		_, failed = d.unban(within)
 	})
 	return added, errors.Join(err, failed)
 }
@@ -487,10 +507,8 @@ func (d *Daemon) Import(ctx context.Context, r control.ImportRequest) (control.I
 			if r.DryRun {
 				return
 			}
-			for _, p := range extra {
-				_, err := d.unban(p)
-				failed = errors.Join(failed, err)
-			}
+			_, err := d.unban(extra)
+			failed = errors.Join(failed, err)
 		})
 		if err = errors.Join(err, failed); err != nil {
 			return result, err

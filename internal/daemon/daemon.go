@@ -52,6 +52,8 @@ type Blocklist interface {
 	// are entries that a full list gave up for them.
 	Add(bans []jails.Ban) (gaveUp []Entry, err error)
 	Remove(p netip.Prefix) (Entry, bool, error)
+	// RemoveBatch returns what was banned, on an error what was removed.
+	RemoveBatch(list []netip.Prefix) ([]Entry, error)
 	List() iter.Seq2[Entry, error]
 	Covering(p netip.Prefix) ([]Entry, error)
 	Sweep() ([]Entry, error)

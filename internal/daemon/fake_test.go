@@ -97,6 +97,16 @@ func (k *kernelList) Remove(p netip.Prefix) (Entry, bool, error) {
 	return e, ok, nil
 }
 
+func (k *kernelList) RemoveBatch(list []netip.Prefix) ([]Entry, error) {
+	var were []Entry
+	for _, p := range list {
+		if e, ok, _ := k.Remove(p); ok {
+			were = append(were, e)
+		}
+	}
+	return were, nil
+}
+
 func (k *kernelList) List() iter.Seq2[Entry, error] {
 	k.mu.Lock()
 	defer k.mu.Unlock()
