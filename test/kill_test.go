@@ -115,10 +115,8 @@ state_dir = "/var/lib/undisturbed"
 		case <-daemon.Ended():
 			t.Fatalf("xdpban ended by itself:\n%s", daemon.Output())
 		}
-		// Its first moments are those of nsenter and sh, which go with it.
-		if daemon.Signal(syscall.SIGKILL) != nil {
-			daemon.Kill()
-		}
+		// It can be killed once nsenter has started it: that takes a moment.
+		b.until("there is something to kill", func() bool { return daemon.Signal(syscall.SIGKILL) == nil })
 		<-daemon.Ended()
 		w.note("kill %d after %s", i+1, life)
 		if rnd.IntN(3) == 0 {
