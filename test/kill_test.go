@@ -180,7 +180,9 @@ type writer struct {
 	crossed   int
 	lines     int
 	rotations int
-	events    []string
+
+	noting sync.Mutex // events, by the writer and by whoever kills
+	events []string
 }
 
 // log is one of the logs.
@@ -223,6 +225,8 @@ func newWriter(t *testing.T, b *bed, seed uint64) *writer {
 }
 
 func (w *writer) note(format string, args ...any) {
+	w.noting.Lock()
+	defer w.noting.Unlock()
 	w.events = append(w.events, time.Now().UTC().Format("15:04:05.000000 ")+fmt.Sprintf(format, args...))
 }
 
