@@ -492,8 +492,10 @@ func (w *writer) compareModel(bans map[string]happened) {
 	}
 }
 
-// keepRotated is how many rotated files are kept.
-const keepRotated = 8
+// keepRotated is how many rotated files are kept: more than there are between
+// two checkpoints, however short the daemon's lives, since what is deleted
+// unread is lost to anybody.
+const keepRotated = 60
 
 // shift makes room for a new .1.
 func shift(path string) error {
