@@ -341,7 +341,7 @@ func copytruncate(t *testing.T, w *numbers, _ func()) {
 
 // shift moves .1 to .2 and so on, packed or not.
 func shift(t *testing.T, path string) {
-	for i := 30; i > 0; i-- {
+	for i := 99; i > 0; i-- {
 		for _, ext := range []string{"", ".gz"} {
 			from := fmt.Sprintf("%s.%d%s", path, i, ext)
 			if _, err := os.Lstat(from); err == nil {
