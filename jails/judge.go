@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/gaissmai/bart"
 
@@ -194,11 +195,11 @@ func (j *Judge) Failure(jail string, f *matcher.Failure, now time.Time) []Ban {
 		}
 		at = now
 	}
-	e := entry{at: at.UnixNano(), weight: 1, line: evidence(f.Line)}
+	e := entry{at: at.UnixNano(), weight: 1}
 	if js.conf.Filter != nil && f.Pattern >= 0 && f.Pattern < len(js.conf.Filter.Filter.Failregex) {
 		e.pattern = js.conf.Filter.Filter.Failregex[f.Pattern]
 	}
-	bans := j.count(js, src, e, now, nil)
+	bans := j.count(js, src, e, f.Line, now, nil)
 	j.evict()
 	return bans
 }
@@ -224,9 +225,9 @@ func (j *Judge) MayBan(jail string, f *matcher.Failure) bool {
 	return sum >= js.conf.MaxRetry
 }
 
-// count adds an entry to the window of src in a jail, judges the window, and
-// appends the bans.
-func (j *Judge) count(js *jail, src netip.Prefix, e entry, now time.Time, bans []Ban) []Ban {
+// count adds an entry with its line to the window of src in a jail, judges the
+// window, and appends the bans.
+func (j *Judge) count(js *jail, src netip.Prefix, e entry, line []byte, now time.Time, bans []Ban) []Ban {
 	if _, ok := j.immune(js, src); ok {
 		j.stats.Allowed++
 		return bans
@@ -249,6 +250,7 @@ func (j *Judge) count(js *jail, src netip.Prefix, e entry, now time.Time, bans [
 		}
 	}
 	j.touch(t)
+	e.line = evidence(line)
 	t.add(e)
 	bans = j.judge(t, now, bans)
 	t.trim()
@@ -358,8 +360,8 @@ func (j *Judge) watch(t *track, made Ban, now time.Time, bans []Ban) []Ban {
 		if w.conf == nil || !w.conf.Enabled || !w.conf.WatchesBans {
 			continue
 		}
-		line := fmt.Sprintf("%s banned by %s after %d failures", short(made.Prefix), made.Jail, made.Failures)
-		bans = j.count(w, made.Prefix, entry{at: made.Since.UnixNano(), weight: 1, line: line}, now, bans)
+		line := fmt.Appendf(nil, "%s banned by %s after %d failures", short(made.Prefix), made.Jail, made.Failures)
+		bans = j.count(w, made.Prefix, entry{at: made.Since.UnixNano(), weight: 1}, line, now, bans)
 	}
 	return bans
 }
@@ -790,5 +792,9 @@ func (c *Jail) known(strikes int) int {
 
 // evidence is what is kept of a line.
 func evidence(line []byte) string {
-	return strings.ToValidUTF8(string(line[:min(len(line), lineBytes)]), "\uFFFD")
+	line = line[:min(len(line), lineBytes)]
+	if utf8.Valid(line) {
+		return string(line)
+	}
+	return strings.ToValidUTF8(string(line), "\uFFFD")
 }

@@ -101,6 +101,14 @@ func (t *track) asBan(b *ban) Ban {
 
 // add puts a failure into the window, behind those of the same time.
 func (t *track) add(e entry) {
+	if n := len(t.window); n == cap(t.window) && n < maxEvidence {
+		// Most fail once only; who goes on, does so until he is banned.
+		size := 1
+		if n > 0 {
+			size = min(max(t.jail.conf.MaxRetry, n+1), maxEvidence)
+		}
+		t.window = append(make([]entry, 0, size), t.window...)
+	}
 	at, _ := slices.BinarySearchFunc(t.window, e.at+1, entry.compare)
 	t.window = slices.Insert(t.window, at, e)
 }

@@ -45,6 +45,53 @@ func (f *Failure) Clone() *Failure {
 	return &c
 }
 
+// Batch keeps copies of failures in few pieces of memory, which serve again
+// after Reset: what a log of an attack costs is mostly this. The zero value is
+// empty.
+type Batch struct {
+	failures []Failure
+	users    []string
+	text     []byte
+}
+
+// Add copies a failure.
+func (b *Batch) Add(f *Failure) {
+	c := *f
+	c.Line = b.copy(f.Line)
+	c.Host, c.ID = b.copyString(f.Host), b.copyString(f.ID)
+	first := len(b.users)
+	for _, u := range f.Users {
+		b.users = append(b.users, b.copyString(u))
+	}
+	c.Users = b.users[first:len(b.users):len(b.users)]
+	b.failures = append(b.failures, c)
+}
+
+// copy puts text behind what is there. What was there before stays where it
+// is, even if the rest had to move.
+func (b *Batch) copy(text []byte) []byte {
+	first := len(b.text)
+	b.text = append(b.text, text...)
+	return b.text[first:len(b.text):len(b.text)]
+}
+
+func (b *Batch) copyString(s string) string {
+	if s == "" {
+		return ""
+	}
+	first := len(b.text)
+	b.text = append(b.text, s...)
+	return asString(b.text[first:])
+}
+
+// Failures are those that were added, valid until Reset.
+func (b *Batch) Failures() []Failure { return b.failures }
+
+// Reset empties the batch.
+func (b *Batch) Reset() {
+	b.failures, b.users, b.text = b.failures[:0], b.users[:0], b.text[:0]
+}
+
 // Stats are a Set's counters since it was made.
 type Stats struct {
 	Lines   uint64 // lines scanned

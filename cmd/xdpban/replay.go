@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -68,7 +69,7 @@ func (c *replayCmd) Run(a *app) error {
 
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
-	r := &replay{app: a}
+	r := &replay{app: a, spare: sync.Pool{New: func() any { return &matcher.Batch{} }}}
 	for _, path := range c.Log {
 		if err := r.read(ctx, path, picked, len(c.Jail) > 0); err != nil {
 			return err
@@ -116,19 +117,17 @@ type replay struct {
 	lines   atomic.Uint64
 	bytes   amount // of the files as they are, compressed or not
 	skipped atomic.Uint64
+	spare   sync.Pool // of *matcher.Batch
 }
 
 // replayed is one log while it is read: its failures, in the order of its
 // lines.
 type replayed struct {
-	batches chan []jailFailure
+	jails   []string // Failure.Filter indexes them
+	batches chan *matcher.Batch
 	err     error // once batches is closed
-	current []jailFailure
-}
-
-type jailFailure struct {
-	jail    string
-	failure *matcher.Failure
+	current *matcher.Batch
+	next    int // of current
 }
 
 // read starts reading a log by the jails that fit it.
@@ -153,19 +152,18 @@ func (r *replay) read(ctx context.Context, path string, picked []*jails.Jail, na
 		r.bytes.total.Add(st.Size())
 	}
 	set := matcher.NewSet(matcher.SetOptions{}, filters...)
-	s := &replayed{batches: make(chan []jailFailure, 4)}
+	s := &replayed{jails: names, batches: make(chan *matcher.Batch, 4)}
 	r.streams = append(r.streams, s)
 	emit := func(b source.Block) error {
 		at := arrival
 		if at.IsZero() {
 			at = b.Arrival
 		}
-		var batch []jailFailure
-		set.Scan(b.Lines, at, func(f *matcher.Failure) {
-			batch = append(batch, jailFailure{names[f.Filter], f.Clone()})
-		})
+		batch := r.spare.Get().(*matcher.Batch)
+		set.Scan(b.Lines, at, batch.Add)
 		r.lines.Add(uint64(bytes.Count(b.Lines, []byte("\n"))))
-		if len(batch) == 0 {
+		if len(batch.Failures()) == 0 {
+			r.spare.Put(batch)
 			return nil
 		}
 		select {
@@ -202,8 +200,13 @@ func readsSuch(j *jails.Jail, path string) bool {
 }
 
 // head is the next failure of a log, if there is one.
-func (s *replayed) head(ctx context.Context) (*jailFailure, error) {
-	for len(s.current) == 0 {
+func (r *replay) head(ctx context.Context, s *replayed) (*matcher.Failure, error) {
+	for s.current == nil || s.next == len(s.current.Failures()) {
+		if s.current != nil {
+			s.current.Reset()
+			r.spare.Put(s.current)
+			s.current, s.next = nil, 0
+		}
 		select {
 		case batch, ok := <-s.batches:
 			if !ok {
@@ -214,7 +217,7 @@ func (s *replayed) head(ctx context.Context) (*jailFailure, error) {
 			return nil, ctx.Err()
 		}
 	}
-	return &s.current[0], nil
+	return &s.current.Failures()[s.next], nil
 }
 
 // judge takes the failures of all logs in the order of their times.
@@ -226,19 +229,19 @@ func (r *replay) judge(ctx context.Context, conf *jails.Config) (replayResult, e
 		var first *replayed
 		var at time.Time
 		for _, s := range r.streams {
-			h, err := s.head(ctx)
+			h, err := r.head(ctx, s)
 			if err != nil {
 				return res, err
 			}
-			if h != nil && (first == nil || h.failure.Time.Before(at)) {
-				first, at = s, h.failure.Time
+			if h != nil && (first == nil || h.Time.Before(at)) {
+				first, at = s, h.Time
 			}
 		}
 		if first == nil {
 			break
 		}
-		f := first.current[0]
-		first.current = first.current[1:]
+		f := &first.current.Failures()[first.next]
+		first.next++
 		res.Failures++
 		if at.After(now) {
 			now = at
@@ -246,7 +249,7 @@ func (r *replay) judge(ctx context.Context, conf *jails.Config) (replayResult, e
 		if next := judge.Next(); !next.IsZero() && !next.After(now) {
 			judge.Expire(now)
 		}
-		for _, b := range judge.Failure(f.jail, f.failure, now) {
+		for _, b := range judge.Failure(first.jails[f.Filter], f, now) {
 			w := wouldBan{
 				Prefix: b.Prefix.String(), Jail: b.Jail, Since: b.Since.UTC(),
 				Failures: b.Failures, Strikes: b.Strikes, ban: b,

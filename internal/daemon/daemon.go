@@ -14,12 +14,14 @@ import (
 	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"xdpban/internal/control"
 	"xdpban/internal/ledger"
 	"xdpban/internal/source"
 	"xdpban/jails"
+	"xdpban/matcher"
 )
 
 // Entry is a ban as it stands in the kernel, with what it has dropped.
@@ -157,6 +159,7 @@ type Daemon struct {
 	ended    chan error    // a source that ended by itself
 	commits  chan error    // results of the ledger's writes
 	done     chan struct{} // closed when the loop has ended
+	spare    sync.Pool     // of *matcher.Batch, for the sources
 
 	// All below belongs to the loop.
 	ledger     *ledger.Ledger
@@ -193,6 +196,7 @@ func New(o Options) *Daemon {
 		ended:      make(chan error, 1),
 		commits:    make(chan error, 1),
 		done:       make(chan struct{}),
+		spare:      sync.Pool{New: func() any { return &matcher.Batch{} }},
 		streams:    map[string]*stream{},
 		manual:     map[netip.Prefix]bool{},
 		allowed:    map[netip.Prefix]string{},
@@ -387,11 +391,15 @@ func (d *Daemon) take(b batch) {
 		d.streams[s.name] = s
 	}
 	var bans []jails.Ban
-	for _, f := range b.failures {
+	failures := b.failures.Failures()
+	for i := range failures {
+		f := &failures[i]
 		if jail := s.jails[f.Filter]; !d.byName(jail, f) && !d.ask(jail, f) {
 			bans = append(bans, d.judge.Failure(jail, f, now)...)
 		}
 	}
+	b.failures.Reset()
+	d.spare.Put(b.failures)
 	if len(bans) > 0 {
 		d.enforce(bans)
 	}

@@ -39,7 +39,7 @@ func (d *Daemon) byName(jail string, f *matcher.Failure) bool {
 		return false
 	}
 	select {
-	case d.named <- named{jail, f}:
+	case d.named <- named{jail, f.Clone()}:
 		d.problem("names", nil)
 	default:
 		d.problem("names", fmt.Errorf("more host names than can be looked up: failures are dropped in jail %s; set usedns = \"no\" there", jail))

@@ -117,6 +117,7 @@ func (d *Daemon) ask(jail string, f *matcher.Failure) bool {
 		d.problem("ask", fmt.Errorf("more than %d questions wait for an ignorecommand: failures are dropped in jail %s; its program is slow, see if ignorecache helps", askQueue, jail))
 		return true
 	}
+	f = f.Clone()
 	w := asked{fmt.Sprintf("%020d", d.questions.next), f}
 	d.questions.next++
 	d.checkpoint.put(ledger.Record{Kind: kindAsked, Key: w.key, Value: encode(askedRecord{jail, f})})

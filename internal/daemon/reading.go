@@ -19,7 +19,7 @@ import (
 // batch is what one block of lines came to.
 type batch struct {
 	stream   *stream
-	failures []*matcher.Failure
+	failures *matcher.Batch // take gives it back
 	key      string
 	position source.Position
 	stats    matcher.Stats
@@ -235,10 +235,8 @@ func (d *Daemon) read(ctx context.Context, src source.Source, r *route, resume m
 			s = r.open(b.Stream)
 			streams[b.Stream] = s
 		}
-		out := batch{stream: s, key: b.Key, position: b.Position}
-		s.set.Scan(b.Lines, b.Arrival, func(f *matcher.Failure) {
-			out.failures = append(out.failures, f.Clone())
-		})
+		out := batch{stream: s, failures: d.spare.Get().(*matcher.Batch), key: b.Key, position: b.Position}
+		s.set.Scan(b.Lines, b.Arrival, out.failures.Add)
 		out.stats = s.set.Stats()
 		if n := len(b.Lines); n > 0 {
 			out.last = b.Arrival
