@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -51,13 +52,29 @@ func find(t testing.TB, c *jails.Config, name string) *jails.Jail {
 	return nil
 }
 
-// No shipped pattern may be one that check warns of.
+// No shipped pattern may be one that check warns of. Load takes them as they
+// are, so all of them, of each mode, have to be right.
 func TestShippedJailsLoad(t *testing.T) {
-	c := load(t, "", "")
-	for _, w := range c.Warnings {
-		t.Error(w)
+	files, err := fs.Glob(jaild.FS, "*.toml")
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
 	}
+	for _, name := range files {
+		text, err := fs.ReadFile(jaild.FS, name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range jails.Check(name, text) {
+			t.Error(p)
+		}
+	}
+	c := load(t, "", "")
 	for _, j := range c.Jails {
+		if j.Filter != nil {
+			for _, w := range j.Filter.Warnings() {
+				t.Errorf("%s: %s", j.Name, w)
+			}
+		}
 		if !j.Enabled || !j.Auto && j.Name != "sshd" && j.Name != "recidive" {
 			t.Errorf("%s: enabled %v, auto %v", j.Name, j.Enabled, j.Auto)
 		}

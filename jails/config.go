@@ -57,13 +57,17 @@ func (p Problems) Error() string {
 // jail with extends = false takes nothing from a shipped one of its name. A
 // folder or file that isn't there is empty, and without dir there are the
 // shipped jails alone. All that is wrong in all files is
-// found in one go; then there is no Config.
+// found in one go; then there is no Config. Filters of shipped jails are taken
+// as they are, and compiled only when they are used.
 //
 // A jail's own key comes before one of [defaults], wherever either stands.
 func Load(shipped fs.FS, dir string) (*Config, Problems) {
 	l := &loader{}
 	l.folder(shipped, ".", func(name string) string { return "built in: " + name })
 	builtIn := len(l.files)
+	for _, f := range l.files {
+		f.shipped = true
+	}
 	if dir != "" {
 		own := os.DirFS(dir)
 		l.settings = l.parse(own, SettingsFile, filepath.Join(dir, SettingsFile), true)
@@ -134,10 +138,11 @@ type loader struct {
 
 // file is one file of configuration.
 type file struct {
-	name   string
-	folder string // of files in one folder, each jail is in one only
-	tree   map[string]any
-	lines  lines
+	name    string
+	folder  string // of files in one folder, each jail is in one only
+	shipped bool
+	tree    map[string]any
+	lines   lines
 }
 
 func (l *loader) say(f *file, key, format string, args ...any) {
@@ -231,6 +236,21 @@ func (v values) clone() values {
 		out[k] = x
 	}
 	return out
+}
+
+// shipped says that no key's value is an operator's.
+func (v values) shipped(keys ...string) bool {
+	for _, k := range keys {
+		x, ok := v[k]
+		if !ok {
+			continue
+		}
+		sub, _ := x.v.(values)
+		if !x.file.shipped || !sub.shipped(slices.Collect(mapKeys(sub))...) {
+			return false
+		}
+	}
+	return true
 }
 
 // override sets one key, a table key by key.

@@ -411,9 +411,30 @@ func TestAllFilesInOneRun(t *testing.T) {
 }
 
 func TestWarnings(t *testing.T) {
-	c, problems := Load(shipped(map[string]string{"x.toml": "[jail.x]\nfiles = ['/x']\nfailregex = ['bad .* from <ADDR>']\n"}), "/nonexistent")
+	dir := write(t, map[string]string{"jail.d/x.toml": "[jail.x]\nfiles = ['/x']\nfailregex = ['bad .* from <ADDR>']\n"})
+	c, problems := Load(nil, dir)
 	if problems != nil || len(c.Warnings) == 0 || c.Warnings[0].Line != 3 {
 		t.Errorf("%v, %v", problems, c)
+	}
+}
+
+// A shipped filter is compiled once somebody uses it; one that an operator has
+// changed is checked at once, and so is one that he wrote.
+func TestShippedFiltersAreTakenAsTheyAre(t *testing.T) {
+	const bad = "[jail.x]\nfiles = ['/x']\nfailregex = ['^(bad <ADDR>$']\n"
+	c, problems := Load(shipped(map[string]string{"x.toml": bad}), write(t, map[string]string{"jail.d/x.toml": "[jail.x]\nmaxretry = 7\n"}))
+	if problems != nil || c.Jails[0].Filter == nil {
+		t.Errorf("%v, %v", problems, c)
+	}
+	for file, want := range map[string]string{
+		"[jail.x]\nmaxlines = 2\n":                                  "failregex",
+		"[jail.x]\nfailregex = ['^<ADDR>$']\nprefregex = '('\n":     "prefregex",
+		"[jail.y]\nfilter = 'x'\nfiles = ['/y']\nprogram = ['x']\n": "jail.x.failregex",
+		"[defaults]\nencoding = 'ebcdic'\n":                         "ebcdic",
+	} {
+		if _, problems := Load(shipped(map[string]string{"x.toml": bad}), write(t, map[string]string{"jail.d/y.toml": file})); !strings.Contains(problems.Error(), want) {
+			t.Errorf("%s: %v", file, problems)
+		}
 	}
 }
 
@@ -454,6 +475,7 @@ func FuzzConfig(f *testing.F) {
 		if (c == nil) == (problems == nil) {
 			t.Fatalf("%v, %v", c, problems)
 		}
+		problems = append(problems, Check("x.toml", []byte(text))...)
 		for _, p := range problems {
 			if p.Reason == "" || p.File == "" || p.Line > strings.Count(text, "\n")+1 {
 				t.Errorf("%+v", p)

@@ -27,6 +27,11 @@ type reader struct {
 	v      values
 	known  []string
 	orphan bool // its filter is another jail's that doesn't exist: what is missing isn't the mistake
+
+	// parts compile one option of a filter each, to find out which is wrong.
+	parts []func() bool
+	// others do it for failregex that the mode leaves out.
+	others []func() bool
 }
 
 // at takes a key's value.
@@ -632,12 +637,11 @@ func (l *loader) readJail(c *Config, name string, jails map[string]values, j Jai
 	if zone == "" {
 		f.Location = nil
 	}
-	if good := r.source(&j, &f); !r.filter(&j, &f) || !good {
-		r.rest()
-		return
-	}
-	if f.Failregex != nil {
+	r.source(&j, &f)
+	if r.filter(&j, &f) {
 		r.compile(&j, f, c)
+	} else {
+		r.tryParts()
 	}
 	r.rest()
 	if len(l.problems) == before {
@@ -646,7 +650,7 @@ func (l *loader) readJail(c *Config, name string, jails map[string]values, j Jai
 }
 
 // source takes what the jail reads.
-func (r *reader) source(j *Jail, f *matcher.Filter) (good bool) {
+func (r *reader) source(j *Jail, f *matcher.Filter) {
 	journal, _ := r.list("journal", `"_SYSTEMD_UNIT=ssh.service"`)
 	for n, i := range journal {
 		if i.text == "+" && n > 0 && n < len(journal)-1 && journal[n-1].text != "+" {
@@ -667,12 +671,24 @@ func (r *reader) source(j *Jail, f *matcher.Filter) (good bool) {
 	program, _ := r.list("program", `"sshd"`)
 	j.Journal, j.Files, j.Programs = textsOf(journal), textsOf(files), textsOf(program)
 	f.Programs = j.Programs
-	good = true
 	for _, i := range program {
-		good = r.trial(i, "program", matcher.Filter{Programs: []string{i.text}, Failregex: []string{"^<ADDR>$"}}) && good
+		r.part(i, "program", matcher.Filter{Programs: []string{i.text}, Failregex: []string{"^<ADDR>$"}})
 	}
 	if !j.WatchesBans && !r.orphan && len(journal)+len(files) == 0 {
 		r.say(r.v[""], `reads nothing; write files = ["/var/log/…"] or journal = ["_SYSTEMD_UNIT=…"]`)
+	}
+}
+
+// part notes one option of a filter to be tried on its own.
+func (r *reader) part(i item, option string, f matcher.Filter) {
+	r.parts = append(r.parts, func() bool { return r.trial(i, option, f) })
+}
+
+// tryParts tells what is wrong with any option of the filter.
+func (r *reader) tryParts() (good bool) {
+	good = true
+	for _, try := range r.parts {
+		good = try() && good
 	}
 	return good
 }
@@ -695,8 +711,8 @@ func (r *reader) trial(i item, option string, f matcher.Filter) bool {
 	return false
 }
 
-// filter takes the patterns.
-func (r *reader) filter(j *Jail, f *matcher.Filter) (good bool) {
+// filter takes the patterns, and says whether there are any.
+func (r *reader) filter(j *Jail, f *matcher.Filter) bool {
 	fail, others := r.failregex()
 	ignore, _ := r.list("ignoreregex", `'''^…$'''`)
 	dates, _ := r.list("datepattern", `"%Y-%m-%d %H:%M:%S"`)
@@ -709,7 +725,7 @@ func (r *reader) filter(j *Jail, f *matcher.Filter) (good bool) {
 				r.say(x, `has no meaning with watches = "bans"; leave it out`)
 			}
 		}
-		return true
+		return false
 	}
 	if len(fail) == 0 {
 		if _, ok := r.v["failregex"]; !ok && !r.orphan {
@@ -717,38 +733,60 @@ func (r *reader) filter(j *Jail, f *matcher.Filter) (good bool) {
 		}
 		return false
 	}
-	good = true
+	f.Prefregex = pref
+	tried := pref // what the failregex are tried with
 	if hasPref {
-		good = r.trial(item{pref, prefAt}, "prefregex", matcher.Filter{Prefregex: pref, Failregex: []string{"^<ADDR>$"}})
-		if good {
-			f.Prefregex = pref
+		r.parts = append(r.parts, func() bool {
+			good := r.trial(item{pref, prefAt}, "prefregex", matcher.Filter{Prefregex: pref, Failregex: []string{"^<ADDR>$"}})
+			if !good {
+				tried = ""
+			}
+			return good
+		})
+	}
+	alone := func(i item) func() bool {
+		return func() bool {
+			return r.trial(i, "failregex", matcher.Filter{Name: j.Name, Prefregex: tried, MaxLines: f.MaxLines, Failregex: []string{i.text}})
 		}
 	}
-	for _, i := range slices.Concat(fail, others) {
-		good = r.trial(i, "failregex", matcher.Filter{Name: j.Name, Prefregex: f.Prefregex, MaxLines: f.MaxLines, Failregex: []string{i.text}}) && good
+	for _, i := range fail {
+		r.parts = append(r.parts, alone(i))
+	}
+	for _, i := range others {
+		r.others = append(r.others, alone(i))
 	}
 	for _, i := range ignore {
-		good = r.trial(i, "ignoreregex", matcher.Filter{MaxLines: f.MaxLines, Failregex: []string{"^<ADDR>$"}, Ignoreregex: []string{i.text}}) && good
+		r.part(i, "ignoreregex", matcher.Filter{MaxLines: f.MaxLines, Failregex: []string{"^<ADDR>$"}, Ignoreregex: []string{i.text}})
 	}
 	for _, i := range dates {
-		good = r.trial(i, "datepattern", matcher.Filter{Failregex: []string{"^<ADDR>$"}, DatePattern: []string{i.text}}) && good
+		r.part(i, "datepattern", matcher.Filter{Failregex: []string{"^<ADDR>$"}, DatePattern: []string{i.text}})
 	}
 	if j.Encoding != "" {
 		x, ok := r.v["encoding"]
 		if !ok {
 			x = r.v[""]
 		}
-		good = r.trial(item{j.Encoding, x}, "logencoding", matcher.Filter{Failregex: []string{"^<ADDR>$"}, Encoding: j.Encoding}) && good
+		r.part(item{j.Encoding, x}, "logencoding", matcher.Filter{Failregex: []string{"^<ADDR>$"}, Encoding: j.Encoding})
 	}
 	f.Failregex, f.Ignoreregex, f.DatePattern = textsOf(fail), textsOf(ignore), textsOf(dates)
-	return good
+	return true
 }
 
-// compile compiles a filter of which each option is good by itself.
+// compile compiles the filter as a whole. Only if that fails its options are
+// tried one by one.
 func (r *reader) compile(j *Jail, f matcher.Filter, c *Config) {
+	if _, own := r.v["encoding"]; r.v.shipped(filterKeys...) && (own || j.Encoding == "") {
+		j.Filter = matcher.CompileLater(f)
+		return
+	}
 	compiled, err := matcher.Compile(f)
-	if err != nil {
+	if err != nil && r.tryParts() {
 		r.say(r.v[""], "%s", err)
+	}
+	for _, try := range r.others {
+		try()
+	}
+	if err != nil {
 		return
 	}
 	j.Filter = compiled

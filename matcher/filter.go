@@ -3,6 +3,7 @@ package matcher
 import (
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"xdpban/matcher/regex"
@@ -39,6 +40,7 @@ type Filter struct {
 // Compiled is a filter ready to match. It is immutable and may be shared.
 type Compiled struct {
 	Filter Filter
+	once   sync.Once // of compile
 
 	pref   *pattern
 	fail   []*pattern
@@ -54,6 +56,29 @@ type Compiled struct {
 // which pattern is wrong and what to write instead.
 func Compile(f Filter) (*Compiled, error) {
 	c := &Compiled{Filter: f}
+	var err error
+	c.once.Do(func() { err = c.compile() })
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// CompileLater is Compile for a filter that is known to compile, put off until
+// a Set needs it: compiling takes milliseconds, and most shipped filters are
+// never used on a host. If it doesn't compile, that panics.
+func CompileLater(f Filter) *Compiled { return &Compiled{Filter: f} }
+
+func (c *Compiled) ready() {
+	c.once.Do(func() {
+		if err := c.compile(); err != nil {
+			panic(fmt.Sprintf("filter %q was said to compile: %v", c.Filter.Name, err))
+		}
+	})
+}
+
+func (c *Compiled) compile() error {
+	f := &c.Filter
 	var flags regex.Flags
 	if f.MaxLines > 1 {
 		flags = regex.Multiline
@@ -61,53 +86,53 @@ func Compile(f Filter) (*Compiled, error) {
 	var err error
 	if f.Prefregex != "" {
 		if c.pref, err = compilePattern(f.Prefregex, 0); err != nil {
-			return nil, fmt.Errorf("prefregex %q: %w", f.Prefregex, err)
+			return fmt.Errorf("prefregex %q: %w", f.Prefregex, err)
 		}
 	}
 	if len(f.Failregex) == 0 {
-		return nil, fmt.Errorf("filter %q has no failregex: write at least one, with <ADDR> where the offender's address stands", f.Name)
+		return fmt.Errorf("filter %q has no failregex: write at least one, with <ADDR> where the offender's address stands", f.Name)
 	}
 	for i, src := range f.Failregex {
 		p, err := compilePattern(src, flags)
 		if err != nil {
-			return nil, fmt.Errorf("failregex %d %q: %w", i+1, src, err)
+			return fmt.Errorf("failregex %d %q: %w", i+1, src, err)
 		}
 		if !p.identifies() && (c.pref == nil || !c.pref.identifies()) {
-			return nil, fmt.Errorf("failregex %d %q names no offender: put <ADDR> where the address stands (or <HOST>, <SUBNET>, <F-ID>…</F-ID>; <F-MLFID>…</F-MLFID> if another line of the session has it)", i+1, src)
+			return fmt.Errorf("failregex %d %q names no offender: put <ADDR> where the address stands (or <HOST>, <SUBNET>, <F-ID>…</F-ID>; <F-MLFID>…</F-MLFID> if another line of the session has it)", i+1, src)
 		}
 		c.fail = append(c.fail, p)
 	}
 	for i, src := range f.Ignoreregex {
 		p, err := compilePattern(src, flags)
 		if err != nil {
-			return nil, fmt.Errorf("ignoreregex %d %q: %w", i+1, src, err)
+			return fmt.Errorf("ignoreregex %d %q: %w", i+1, src, err)
 		}
 		c.ignore = append(c.ignore, p)
 	}
 	c.ignoreWhole = len(c.ignore) > 0 && len(c.ignore) < len(c.fail)-2
 
 	if len(f.Programs) > 0 && len(f.DatePattern) > 0 {
-		return nil, fmt.Errorf("datepattern %q goes with whole lines, but program %q reads the syslog header's date: drop one of the two", f.DatePattern[0], f.Programs[0])
+		return fmt.Errorf("datepattern %q goes with whole lines, but program %q reads the syslog header's date: drop one of the two", f.DatePattern[0], f.Programs[0])
 	}
 	for _, p := range f.Programs {
 		if t := strings.TrimSuffix(p, "*"); t == "" || strings.ContainsAny(t, " [:*") {
-			return nil, fmt.Errorf("program %q is no syslog tag: write the tag as it stands before \"[pid]:\", such as \"sshd\" or \"postfix/*\"", p)
+			return fmt.Errorf("program %q is no syslog tag: write the tag as it stands before \"[pid]:\", such as \"sshd\" or \"postfix/*\"", p)
 		}
 	}
 	if c.dates, err = parseDatePattern(f.DatePattern); err != nil {
-		return nil, err
+		return err
 	}
 	if f.MaxLines < 0 {
-		return nil, fmt.Errorf("maxlines %d: write 1 or more", f.MaxLines)
+		return fmt.Errorf("maxlines %d: write 1 or more", f.MaxLines)
 	}
 	switch e := strings.NewReplacer("-", "", "_", "").Replace(strings.ToLower(f.Encoding)); e {
 	case "", "auto", "utf8", "ascii", "usascii":
 	case "latin1", "iso88591", "l1", "cp1252", "windows1252", "iso885915", "latin9":
 		c.latin1 = true
 	default:
-		return nil, fmt.Errorf("logencoding %q isn't supported: write utf-8 or latin1, or convert the log", f.Encoding)
+		return fmt.Errorf("logencoding %q isn't supported: write utf-8 or latin1, or convert the log", f.Encoding)
 	}
-	return c, nil
+	return nil
 }
 
 // multiline says that patterns may span lines.

@@ -99,6 +99,7 @@ func NewSet(o SetOptions, filters ...*Compiled) *Set {
 	s := &Set{filters: make([]setFilter, len(filters)), journal: o.Journal}
 	total := 0
 	for _, c := range filters {
+		c.ready()
 		total += len(c.fail) + 1
 	}
 	n := (total + 63) / 64

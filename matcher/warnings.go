@@ -9,6 +9,7 @@ import (
 // anchored, those that take anything at all ahead of the address and don't
 // pin down what follows it, and those whose cost isn't bounded.
 func (c *Compiled) Warnings() []string {
+	c.ready()
 	var out []string
 	say := func(option string, i int, src, format string, args ...any) {
 		out = append(out, fmt.Sprintf("%s %d %q: ", option, i+1, src)+fmt.Sprintf(format, args...))
