@@ -25,7 +25,7 @@ UNITS := xdpban.service xdpban-lookup.service xdpban-lookup.socket
 # Debian packages, by what needs them.
 DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpass systemd util-linux
 DEPS_BUILD  := clang-14 llvm-14 clang-format-14 libbpf-dev
-DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban fish gcc libc6-dev mandoc nginx-light rpm rsyslog tcpdump xdp-tools xz-utils zsh zstd
+DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) fail2ban fish gcc libc6-dev mandoc nginx-light prometheus rpm rsyslog tcpdump xdp-tools xz-utils zsh zstd
 DEPS_SYSTEM := $(DEPS_DEMO) curl debootstrap systemd-container
 DEPS_KERNEL := $(DEPS_BUILD) cpio iproute2 iputils-ping qemu-system-x86 tcpdump util-linux xdp-tools xz-utils
 DEPS_BENCH  := $(DEPS_DEMO) ethtool fail2ban grep ipset iptables nftables sshguard xdp-tools
@@ -123,6 +123,7 @@ install: ## install the program and all that belongs to it: PREFIX, DESTDIR, UNI
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 packaging/man/xdpban.1
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 packaging/man/xdpban.toml.5 packaging/man/xdpban-jail.5
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/xdpban/fail2ban packaging/fail2ban/xdpban.conf
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/xdpban/monitoring packaging/monitoring/alerts.yml packaging/monitoring/dashboard.json
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/share/,bash-completion/completions zsh/site-functions fish/vendor_completions.d)
 	./xdpban completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/xdpban
 	./xdpban completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_xdpban
@@ -148,6 +149,7 @@ package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64
 	rm -rf $(DIST)
 	mkdir -p $(DIST)/stage
 	cp -r packaging/nfpm.yaml packaging/scripts packaging/lintian-overrides packaging/xdpban.toml $(addprefix packaging/,$(UNITS)) $(DIST)/stage
+	cp packaging/monitoring/* $(DIST)/stage
 	cp packaging/fail2ban/xdpban.conf $(DIST)/stage/fail2ban-action.conf
 	for page in packaging/man/*; do gzip -9n <$$page >$(DIST)/stage/$${page##*/}.gz; done
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/stage/native ./cmd/xdpban

@@ -287,6 +287,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"interfaces": {"['eth 0']", "['averyveryverylongname']", "[1]"}, "mode": {"'offload2'", "true"}, "ignoreip": {"['1.2.3']", "['::/0']"}, "ignoreself": {"'no'"},
 		"ignore_sessions": {"'no'"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "small": {"'yes'", "1"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
 		"max_bans_per_minute": {"-1"}, "remember": {"'soon'", "0"}, "bpf_dir": {"'bpf'"}, "socket": {"'xdpban.sock'", "'/" + strings.Repeat("x", 107) + "'"}, "state_dir": {"'lib'"},
+		"metrics": {"'9477'", "9477", "'localhost:9477'", "'127.0.0.1:0'", "'0.0.0.0:9477'", "'[::]:9477'"}, "token_file": {"'token'", "7"},
 	}
 	growth := map[string][]string{
 		"enabled": {"'yes'"}, "factor": {"0", "'2'"}, "multipliers": {"[]", "[0]", "['x']", "2"}, "formula": {"'ban.Time +'", "7"}, "max": {"'forever'", "1"},
@@ -358,6 +359,7 @@ max_bans = 0
 max_bans_per_minut = 5
 ignoreip = ["1.2.3"]
 remember = "soon"
+metrics = "192.0.2.1:9477"
 
 [jail.sshd]
 enabled = true
@@ -367,7 +369,8 @@ enabled = true
 		`:2: interfaces[1]: "eth 1" can't be`, `:2: interfaces[2]: "averyvery`, `:2: interfaces[3]: `, `:3: mode: "offload2" is no mode; write "auto"`,
 		`:4: socket: "xdpban.sock" doesn't begin with /; write the whole path, such as "/run/xdpban/xdpban.sock"`,
 		`:5: max_bans: is the number 0; write a number from 1`, `:6: max_bans_per_minut: there is no such key; did you mean max_bans_per_minute?`,
-		`:7: ignoreip[0]: "1.2.3"`, `:8: remember: "soon" is no time`, `:10: jail: doesn't belong here; write it in a file in jail.d/`,
+		`:7: ignoreip[0]: "1.2.3"`, `:8: remember: "soon" is no time`, `:9: metrics: 192.0.2.1:9477 can be reached from other hosts: write "127.0.0.1:9477", or set token_file`,
+		`:11: jail: doesn't belong here; write it in a file in jail.d/`,
 	}
 	if len(problems) != len(want) {
 		t.Fatalf("problems:\n%v", problems)

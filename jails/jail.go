@@ -204,8 +204,13 @@ type Settings struct {
 	// empty: root alone. With SocketGroupBans they may ban and reload too.
 	SocketGroup     string
 	SocketGroupBans bool
-	StateDir        string         // the ledger's folder
-	IgnoreIP        []netip.Prefix // never banned, by any jail
+	// Metrics is where Prometheus may scrape; the zero value: nowhere.
+	Metrics netip.AddrPort
+	// TokenFile holds the secret that others than this host's own users must
+	// show; empty: there is none.
+	TokenFile string
+	StateDir  string         // the ledger's folder
+	IgnoreIP  []netip.Prefix // never banned, by any jail
 	// IgnoreNames are host names in ignoreip, for the daemon to look up.
 	IgnoreNames []string
 	IgnoreSelf  bool // the host's own addresses are never banned (default true)

@@ -375,6 +375,10 @@ func (l *loader) readSettings() Settings {
 	}
 	r.text("socket_group", &s.SocketGroup, "adm")
 	r.flag("socket_group_bans", &s.SocketGroupBans)
+	if x, ok := r.text("token_file", &s.TokenFile, "/etc/xdpban/token"); ok && !filepath.IsAbs(s.TokenFile) {
+		r.say(x, "%q doesn't begin with /; write the whole path, such as %q", s.TokenFile, "/etc/xdpban/token")
+	}
+	r.listens("metrics", &s.Metrics, s.TokenFile != "", "127.0.0.1:9477")
 	r.ignoreIP(&s.IgnoreIP, &s.IgnoreNames)
 	r.flag("ignoreself", &s.IgnoreSelf)
 	r.flag("ignore_sessions", &s.IgnoreSessions)
@@ -400,6 +404,25 @@ func (l *loader) readSettings() Settings {
 	}
 	r.rest()
 	return s
+}
+
+// listens takes an address to listen on. One that others can reach needs a
+// token.
+func (r *reader) listens(key string, to *netip.AddrPort, token bool, example string) {
+	var text string
+	x, ok := r.text(key, &text, example)
+	if !ok {
+		return
+	}
+	a, err := netip.ParseAddrPort(text)
+	switch {
+	case err != nil || a.Port() == 0:
+		r.say(x, "%q is no address and port; write %q", text, example)
+	case !a.Addr().Unmap().IsLoopback() && !token:
+		r.say(x, "%s can be reached from other hosts: write %q, or set token_file to a file with the secret to ask for", text, example)
+	default:
+		*to = a
+	}
 }
 
 // readLimits takes the keys that [defaults] may have too.

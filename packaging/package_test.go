@@ -48,6 +48,8 @@ var common = []string{
 	"/usr/share/man/man5/xdpban-jail.5.gz",
 	"/usr/share/man/man5/xdpban.toml.5.gz",
 	"/usr/share/xdpban/fail2ban/xdpban.conf",
+	"/usr/share/xdpban/monitoring/alerts.yml",
+	"/usr/share/xdpban/monitoring/dashboard.json",
 }
 
 // TestPackages builds the packages twice, under different circumstances, and

@@ -21,6 +21,7 @@ var arrows = map[string][]string{
 	"xdpban/internal/source":   {"xdpban/matcher"},
 	"xdpban/internal/ledger":   {"xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/control":  {"xdpban/jails", "xdpban/matcher"},
+	"xdpban/internal/web":      {"xdpban/internal/control", "xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/fail2ban": {"xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/host":     {},
 	"xdpban/internal/lab":      {},

@@ -20,8 +20,8 @@ const lookupTime = 10 * time.Second
 // maxName is longer than any host name.
 const maxName = 1024
 
-// lookupCmd looks up names for a daemon that has no Internet sockets of its
-// own: what may load programs into the kernel is better off without. Each
+// lookupCmd looks up names for a daemon that reaches no other host: what
+// may load programs into the kernel is better off so. Each
 // connection asks for one name, in a line, and gets an addresses.
 type lookupCmd struct{}
 

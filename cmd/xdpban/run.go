@@ -24,6 +24,7 @@ import (
 	"xdpban/internal/daemon"
 	"xdpban/internal/host"
 	"xdpban/internal/source"
+	"xdpban/internal/web"
 	jaild "xdpban/jail.d"
 	"xdpban/jails"
 )
@@ -100,6 +101,7 @@ func (c *runCmd) Run(a *app) error {
 	defer stop(nil)
 	served := make(chan struct{})
 	ready := func() {
+		go serveMetrics(ctx, d, s, log)
 		go func() {
 			defer close(served)
 			if err := control.Serve(ctx, listener, d, log); err != nil {
@@ -118,6 +120,33 @@ func (c *runCmd) Run(a *app) error {
 		<-served
 	}
 	return err
+}
+
+// serveMetrics serves metrics where the settings say. What goes wrong is a
+// problem to tell of, and no reason to stop.
+func serveMetrics(ctx context.Context, d *daemon.Daemon, s jails.Settings, log *slog.Logger) {
+	if !s.Metrics.IsValid() {
+		return
+	}
+	problem := func(err error) {
+		if err != nil {
+			err = fmt.Errorf("metrics aren't served: %w", err)
+		}
+		d.Problem(ctx, "metrics", err)
+	}
+	o := web.Options{At: s.Metrics, Log: log, Problem: problem}
+	var err error
+	if s.TokenFile != "" {
+		if o.Token, err = web.ReadToken(s.TokenFile); err != nil {
+			problem(err)
+			return
+		}
+	}
+	if o.Handler, err = web.Metrics(d, log); err != nil {
+		problem(err)
+		return
+	}
+	web.Serve(ctx, o)
 }
 
 // groupID finds a group by its name or number.

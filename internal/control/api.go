@@ -253,12 +253,35 @@ type Status struct {
 	Interfaces []Interface `json:"interfaces"`
 	Jails      []Jail      `json:"jails"`
 	Sources    []Source    `json:"sources"`
-	// Checkpoint is when the ledger was last written.
-	Checkpoint Time `json:"checkpoint"`
+	// Checkpoint is when the ledger last held all that had happened, and
+	// CheckpointTook how long its last write took.
+	Checkpoint     Time     `json:"checkpoint"`
+	CheckpointTook Duration `json:"checkpoint_took"`
+	// Matching is how long matching took, by block of lines.
+	Matching Matching `json:"matching"`
 	// Braked says that new bans are held back by the global limit.
 	Braked bool `json:"braked"`
 	// Problems are what an operator should look at, in words.
 	Problems []string `json:"problems,omitempty"`
+	// Errors counts the problems since the start, those that are over
+	// included.
+	Errors uint64 `json:"errors"`
+	// Held counts the bans that the limit has held back.
+	Held uint64 `json:"held"`
+}
+
+// Matching counts blocks of lines by how long matching them took.
+type Matching struct {
+	Blocks uint64   `json:"blocks"`
+	Took   Duration `json:"took"` // all of them
+	// Within has how many took at most so long, shortest first.
+	Within []Within `json:"within,omitempty"`
+}
+
+// Within is how many blocks took at most Most.
+type Within struct {
+	Most   Duration `json:"most"`
+	Blocks uint64   `json:"blocks"`
 }
 
 // Interface is where the program is, or should be, attached.
@@ -282,6 +305,9 @@ type Jail struct {
 	MaxRetry int      `json:"maxretry"`
 	FindTime Duration `json:"findtime"`
 	BanTime  Duration `json:"bantime"`
+	// Dropped is what its bans that have ended since the daemon started had
+	// dropped.
+	Dropped Verdict `json:"dropped"`
 }
 
 // Source is one stream of lines at a glance.
@@ -291,6 +317,9 @@ type Source struct {
 	Lines   uint64   `json:"lines"`
 	Ignored uint64   `json:"ignored"`
 	Skipped uint64   `json:"skipped"` // over a pattern's step budget
+	TooLong uint64   `json:"too_long"`
+	// Failures are what the patterns found, by any of the jails.
+	Failures uint64 `json:"failures"`
 	// Lag is how old the last line was, by its own date, when it was judged:
 	// large while a backlog is read, or if the log's clock or zone is wrong.
 	Lag   Duration `json:"lag"`

@@ -31,10 +31,13 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 			Config:     slices.Clone(d.config.Files),
 			Capacity:   int(d.config.Settings.MaxBans),
 			Interfaces: slices.Clone(d.interfaces),
-			Checkpoint: control.Time{Time: d.checkpoint.last},
-			Braked:     d.judge.Braked(d.o.Now()),
+			Checkpoint: control.Time{Time: d.checkpoint.last}, CheckpointTook: control.Duration(d.checkpoint.took),
+			Matching: d.matching.wire(),
+			Braked:   d.judge.Braked(d.o.Now()),
+			Errors:   d.errors,
 		}
 		stats := d.judge.Stats()
+		s.Held = stats.Braked
 		s.Bans = stats.Standing
 		for i := range d.config.Jails {
 			j := &d.config.Jails[i]
@@ -44,12 +47,14 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 				Waits: d.waits(j),
 				Bans:  st.Standing, Total: st.Banned, Failures: st.Failures, Tracked: st.Tracked,
 				MaxRetry: j.MaxRetry, FindTime: control.Duration(j.FindTime), BanTime: control.Duration(j.BanTime),
+				Dropped: d.drops[j.Name],
 			})
 		}
 		for _, name := range slices.Sorted(maps.Keys(d.streams)) {
 			st := d.streams[name]
 			s.Sources = append(s.Sources, control.Source{
 				Stream: name, Jails: st.jails, Lines: st.stats.Lines, Ignored: st.stats.Ignored, Skipped: st.stats.Skipped,
+				TooLong: st.stats.TooLong, Failures: st.failures,
 				Lag: control.Duration(st.lag),
 			})
 		}
@@ -556,8 +561,8 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 	case d.reloaded <- struct{}{}:
 	default:
 	}
-	if was, is := old.Settings, config.Settings; was.BPFDir != is.BPFDir || was.Socket != is.Socket || was.StateDir != is.StateDir || was.MaxBans != is.MaxBans || was.Mode != is.Mode {
-		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, max_bans and mode are taken at a restart, not at a reload")
+	if was, is := old.Settings, config.Settings; was.BPFDir != is.BPFDir || was.Socket != is.Socket || was.StateDir != is.StateDir || was.MaxBans != is.MaxBans || was.Mode != is.Mode || was.Metrics != is.Metrics || was.TokenFile != is.TokenFile {
+		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, metrics, token_file, max_bans and mode are taken at a restart, not at a reload")
 		d.log.Warn(result.Warnings[0])
 	}
 	d.log.Info("configuration reloaded", "event", EventReload, "jails", len(result.Jails))

@@ -38,8 +38,10 @@ type checkpoint struct {
 	changed  map[[2]string]ledger.Record
 	writing  []ledger.Record // nil: no write is going on
 	written  chan struct{}   // closed when the write that goes on has ended
-	last     time.Time
-	history  int // events in the ledger and on their way there
+	last     time.Time       // when the ledger last held all that had happened
+	began    time.Time       // of the write that goes on
+	took     time.Duration   // of the last one
+	history  int             // events in the ledger and on their way there
 }
 
 func newCheckpoint() checkpoint {
@@ -79,7 +81,10 @@ func (d *Daemon) commit() {
 	if c.writing != nil {
 		return
 	}
-	if records := d.gather(); len(records) > 0 {
+	records := d.gather()
+	if len(records) == 0 {
+		c.last = c.began
+	} else {
 		c.writing = records
 		go func() { d.commits <- d.ledger.Commit(records) }()
 	}
@@ -89,6 +94,7 @@ func (d *Daemon) commit() {
 // it is told that it was saved; ours is put back if it wasn't.
 func (d *Daemon) gather() []ledger.Record {
 	c := &d.checkpoint
+	c.began = d.o.Now()
 	d.trimHistory()
 	for key := range c.dirty {
 		c.put(ledger.Record{Kind: kindPosition, Key: key, Value: encode(c.position[key])})
@@ -116,7 +122,8 @@ func (d *Daemon) committed(err error) {
 	d.problem("checkpoint", err)
 	if err == nil {
 		d.judge.Saved()
-		c.last = d.o.Now()
+		c.last = c.began
+		c.took = d.o.Now().Sub(c.began)
 		return
 	}
 	for _, r := range written {
@@ -197,6 +204,8 @@ func (d *Daemon) closeLedger() {
 // dropped remembers what a ban has dropped now that it has ended.
 func (d *Daemon) dropped(e Entry) {
 	if e.Packets > 0 {
+		sum := d.drops[e.Jail]
+		d.drops[e.Jail] = control.Verdict{Packets: sum.Packets + e.Packets, Bytes: sum.Bytes + e.Bytes}
 		d.checkpoint.put(ledger.Record{Kind: kindDropped, Key: droppedKey(e.Since, e.Prefix), Value: encode(control.Verdict{Packets: e.Packets, Bytes: e.Bytes})})
 	}
 }

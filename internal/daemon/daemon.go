@@ -177,6 +177,9 @@ type Daemon struct {
 	unapplied  map[netip.Prefix]jails.Ban
 	orphans    map[netip.Prefix]bool // in the kernel, and not yet accounted for
 	problems   map[string]string
+	errors     uint64 // problems so far
+	matching   matching
+	drops      map[string]control.Verdict // of bans that have ended, by jail
 	expiry     *time.Timer
 	checkpoint checkpoint
 	questions  questions
@@ -203,6 +206,7 @@ func New(o Options) *Daemon {
 		unapplied:  map[netip.Prefix]jails.Ban{},
 		orphans:    map[netip.Prefix]bool{},
 		problems:   map[string]string{},
+		drops:      map[string]control.Verdict{},
 		checkpoint: newCheckpoint(),
 		questions:  newQuestions(),
 	}
@@ -374,8 +378,14 @@ func (d *Daemon) problem(key string, err error) {
 	}
 	if d.problems[key] != err.Error() {
 		d.problems[key] = err.Error()
+		d.errors++
 		d.log.Error(err.Error(), "event", EventProblem)
 	}
+}
+
+// Problem is problem for what runs beside the loop.
+func (d *Daemon) Problem(ctx context.Context, key string, err error) {
+	_ = d.do(ctx, func() { d.problem(key, err) }) // once it has ended, there is nobody to tell
 }
 
 // take judges one batch of a source: its failures, then its position, so that
@@ -385,6 +395,7 @@ func (d *Daemon) take(b batch) {
 	s := b.stream
 	s.stats = b.stats
 	if !b.last.IsZero() {
+		d.matching.add(b.took)
 		s.lag = max(now.Sub(b.last), 0)
 	}
 	if s.shown {
@@ -392,6 +403,7 @@ func (d *Daemon) take(b batch) {
 	}
 	var bans []jails.Ban
 	failures := b.failures.Failures()
+	s.failures += uint64(len(failures))
 	for i := range failures {
 		f := &failures[i]
 		if jail := s.jails[f.Filter]; !d.byName(jail, f) && !d.ask(jail, f) {

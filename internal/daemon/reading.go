@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"xdpban/internal/control"
 	"xdpban/internal/source"
 	"xdpban/jails"
 	"xdpban/matcher"
@@ -23,7 +24,8 @@ type batch struct {
 	key      string
 	position source.Position
 	stats    matcher.Stats
-	last     time.Time // the date of the last line; zero: no lines
+	took     time.Duration // to match
+	last     time.Time     // the date of the last line; zero: no lines
 }
 
 // stream is one file or one selection of the journal with the jails that read
@@ -34,8 +36,40 @@ type stream struct {
 	jails []string // Failure.Filter indexes them
 	set   *matcher.Set
 
-	stats matcher.Stats
-	lag   time.Duration
+	stats    matcher.Stats
+	failures uint64
+	lag      time.Duration
+}
+
+// matching counts blocks by how long matching them took.
+type matching struct {
+	blocks uint64
+	took   time.Duration
+	within [len(matchingBounds)]uint64
+}
+
+var matchingBounds = [...]time.Duration{
+	10 * time.Microsecond, 30 * time.Microsecond, 100 * time.Microsecond, 300 * time.Microsecond,
+	time.Millisecond, 3 * time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond,
+	100 * time.Millisecond, 300 * time.Millisecond, time.Second,
+}
+
+func (m *matching) add(took time.Duration) {
+	m.blocks++
+	m.took += took
+	for i, most := range matchingBounds {
+		if took <= most {
+			m.within[i]++
+		}
+	}
+}
+
+func (m *matching) wire() control.Matching {
+	w := control.Matching{Blocks: m.blocks, Took: control.Duration(m.took)}
+	for i, most := range matchingBounds {
+		w.Within = append(w.Within, control.Within{Most: control.Duration(most), Blocks: m.within[i]})
+	}
+	return w
 }
 
 // reading is the sources that run.
@@ -236,7 +270,9 @@ func (d *Daemon) read(ctx context.Context, src source.Source, r *route, resume m
 			streams[b.Stream] = s
 		}
 		out := batch{stream: s, failures: d.spare.Get().(*matcher.Batch), key: b.Key, position: b.Position}
+		began := time.Now()
 		s.set.Scan(b.Lines, b.Arrival, out.failures.Add)
+		out.took = time.Since(began)
 		out.stats = s.set.Stats()
 		if n := len(b.Lines); n > 0 {
 			out.last = b.Arrival

@@ -1,0 +1,262 @@
+package web
+
+import (
+	"context"
+	"iter"
+	"log/slog"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"xdpban/internal/control"
+	"xdpban/jails"
+)
+
+// Daemon is what is served.
+type Daemon interface {
+	Status(ctx context.Context) (control.Status, error)
+	Stats(ctx context.Context) (control.Stats, error)
+	List(ctx context.Context, q control.ListQuery) iter.Seq2[control.Ban, error]
+}
+
+// Metrics serves /metrics. All is read when Prometheus asks: there is nothing
+// to count besides.
+func Metrics(d Daemon, log *slog.Logger) (http.Handler, error) {
+	c := &collector{daemon: d, shown: map[string]control.Verdict{}}
+	if err := c.begin(); err != nil {
+		return nil, err
+	}
+	r := prometheus.NewRegistry()
+	for _, m := range []prometheus.Collector{c, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+		if err := r.Register(m); err != nil {
+			return nil, err
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(r, promhttp.HandlerOpts{
+		ErrorLog:            slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		MaxRequestsInFlight: 4,
+	}))
+	return mux, nil
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("xdpban_"+name, help, labels, nil)
+}
+
+var (
+	buildInfo     = desc("build_info", "The running version.", "version")
+	packets       = desc("packets_total", "Packets by why they left the program as they did: drop-ban, drop-net, pass, ...", "reason")
+	octets        = desc("bytes_total", "Bytes by why their packets left the program as they did.", "reason")
+	ifacePackets  = desc("interface_packets_total", "Packets by interface and XDP action.", "interface", "action")
+	ifaceBytes    = desc("interface_bytes_total", "Bytes by interface and XDP action.", "interface", "action")
+	attached      = desc("interface_attached", "1: the interface is guarded. 0: it should be.", "interface")
+	bansActive    = desc("bans_active", "Bans that stand.", "jail")
+	bansTotal     = desc("bans_total", "Bans decided since the start.", "jail")
+	failures      = desc("failures_total", "Failures counted since the start.", "jail")
+	tracked       = desc("tracked_sources", "Sources with failures in the window.", "jail")
+	jailPackets   = desc("jail_dropped_packets_total", "Packets dropped since the start by a jail's bans.", "jail")
+	jailBytes     = desc("jail_dropped_bytes_total", "Bytes dropped since the start by a jail's bans.", "jail")
+	entries       = desc("blocklist_entries", "Prefixes in the kernel's list.")
+	capacity      = desc("blocklist_capacity", "Addresses that the kernel's list holds.")
+	heldTotal     = desc("bans_held_total", "Bans held back by max_bans_per_minute.")
+	braked        = desc("bans_held", "1: new bans are held back.")
+	lines         = desc("source_lines_total", "Lines read.", "source")
+	found         = desc("source_failures_total", "Failures that the patterns found.", "source")
+	skipped       = desc("source_skipped_lines_total", "Lines skipped: ignored by an ignoreregex, over a pattern's budget of steps, too long.", "source", "reason")
+	lag           = desc("source_lag_seconds", "How old the last line was when it was judged.", "source")
+	matchDuration = desc("match_duration_seconds", "How long matching a block of lines took.")
+	checkpointAt  = desc("checkpoint_timestamp_seconds", "When the ledger last held all that had happened.")
+	checkpointFor = desc("checkpoint_duration_seconds", "How long the last write of the ledger took.")
+	problems      = desc("problems", "What an operator should look at: see xdpban status.")
+	errorsTotal   = desc("errors_total", "Problems since the start, those that are over included.")
+
+	descs = []*prometheus.Desc{
+		buildInfo, packets, octets, ifacePackets, ifaceBytes, attached, bansActive, bansTotal, failures, tracked, jailPackets, jailBytes,
+		entries, capacity, heldTotal, braked, lines, found, skipped, lag, matchDuration, checkpointAt, checkpointFor, problems, errorsTotal,
+	}
+)
+
+// collector answers a scrape.
+type collector struct {
+	daemon Daemon
+
+	mu    sync.Mutex
+	base  map[string]control.Verdict // dropped by jail before the start
+	shown map[string]control.Verdict // what was shown last: a counter never falls
+	drops map[string]control.Verdict // by standing bans, as last walked
+	next  time.Time                  // when to walk them again
+}
+
+const (
+	// others is the label of what is beyond maxSources, and of bans of jails
+	// that aren't configured.
+	others     = "(others)"
+	maxSources = 200
+	scrapeTime = 20 * time.Second
+	// restTimes is how much longer than a walk of all bans the rest after it
+	// is: with a million it takes seconds.
+	restTimes = 20
+)
+
+// begin notes what standing bans had dropped before: counters begin at 0.
+func (c *collector) begin() error {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
+	defer cancel()
+	s, err := c.daemon.Status(ctx)
+	if err != nil {
+		return err
+	}
+	c.base, err = c.walk(ctx, s)
+	return err
+}
+
+// walk sums up what standing bans have dropped, by jail.
+func (c *collector) walk(ctx context.Context, s control.Status) (map[string]control.Verdict, error) {
+	known := map[string]bool{jails.Manual: true}
+	for _, j := range s.Jails {
+		known[j.Name] = true
+	}
+	began := time.Now()
+	sum := map[string]control.Verdict{}
+	for b, err := range c.daemon.List(ctx, control.ListQuery{}) {
+		if err != nil {
+			return nil, err
+		}
+		if !known[b.Jail] {
+			b.Jail = others
+		}
+		v := sum[b.Jail]
+		sum[b.Jail] = control.Verdict{Packets: v.Packets + b.Packets, Bytes: v.Bytes + b.Bytes}
+	}
+	took := time.Since(began)
+	c.drops, c.next = sum, time.Now().Add(restTimes*took)
+	return sum, nil
+}
+
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range descs {
+		ch <- d
+	}
+}
+
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(context.Background(), scrapeTime)
+	defer cancel()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	// Status goes before the walk: a ban that ends meanwhile is missing in
+	// both, which shown makes up for, rather than in both.
+	s, err := c.daemon.Status(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(buildInfo, err)
+		return
+	}
+	st, err := c.daemon.Stats(ctx)
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(packets, err)
+		return
+	}
+	if time.Now().After(c.next) {
+		if _, err := c.walk(ctx, s); err != nil {
+			ch <- prometheus.NewInvalidMetric(jailPackets, err)
+			return
+		}
+	}
+	send := func(t prometheus.ValueType) func(d *prometheus.Desc, v float64, labels ...string) {
+		return func(d *prometheus.Desc, v float64, labels ...string) {
+			ch <- prometheus.MustNewConstMetric(d, t, v, labels...)
+		}
+	}
+	gauge, counter := send(prometheus.GaugeValue), send(prometheus.CounterValue)
+
+	gauge(buildInfo, 1, s.Version)
+	for reason, v := range st.Reasons {
+		counter(packets, float64(v.Packets), reason)
+		counter(octets, float64(v.Bytes), reason)
+	}
+	for iface, actions := range st.Interfaces {
+		for action, v := range actions {
+			counter(ifacePackets, float64(v.Packets), iface, action)
+			counter(ifaceBytes, float64(v.Bytes), iface, action)
+		}
+	}
+	for _, i := range s.Interfaces {
+		gauge(attached, truth(i.Error == ""), i.Name)
+	}
+	gauge(entries, float64(st.Bans))
+	gauge(capacity, float64(s.Capacity))
+	counter(heldTotal, float64(s.Held))
+	gauge(braked, truth(s.Braked))
+	gauge(problems, float64(len(s.Problems)))
+	counter(errorsTotal, float64(s.Errors))
+	if !s.Checkpoint.IsZero() {
+		gauge(checkpointAt, float64(s.Checkpoint.UnixMilli())/1000)
+	}
+	gauge(checkpointFor, time.Duration(s.CheckpointTook).Seconds())
+	within := map[float64]uint64{}
+	for _, w := range s.Matching.Within {
+		within[time.Duration(w.Most).Seconds()] = w.Blocks
+	}
+	ch <- prometheus.MustNewConstHistogram(matchDuration, s.Matching.Blocks, time.Duration(s.Matching.Took).Seconds(), within)
+
+	dropped := map[string]control.Verdict{jails.Manual: {}, others: {}}
+	for _, j := range s.Jails {
+		dropped[j.Name] = j.Dropped
+		if !j.Enabled {
+			continue
+		}
+		gauge(bansActive, float64(j.Bans), j.Name)
+		counter(bansTotal, float64(j.Total), j.Name)
+		counter(failures, float64(j.Failures), j.Name)
+		gauge(tracked, float64(j.Tracked), j.Name)
+	}
+	for jail, v := range dropped {
+		d, b := c.drops[jail], c.base[jail]
+		// A reload may take a jail and its counts away: never below 0 either.
+		v = control.Verdict{
+			Packets: max(v.Packets+d.Packets, b.Packets+c.shown[jail].Packets) - b.Packets,
+			Bytes:   max(v.Bytes+d.Bytes, b.Bytes+c.shown[jail].Bytes) - b.Bytes,
+		}
+		c.shown[jail] = v
+		counter(jailPackets, float64(v.Packets), jail)
+		counter(jailBytes, float64(v.Bytes), jail)
+	}
+	for _, src := range fewer(s.Sources) {
+		counter(lines, float64(src.Lines), src.Stream)
+		counter(found, float64(src.Failures), src.Stream)
+		counter(skipped, float64(src.Ignored), src.Stream, "ignored")
+		counter(skipped, float64(src.Skipped), src.Stream, "budget")
+		counter(skipped, float64(src.TooLong), src.Stream, "too_long")
+		gauge(lag, time.Duration(src.Lag).Seconds(), src.Stream)
+	}
+}
+
+// fewer sums up what is beyond maxSources: a glob may stand for thousands.
+func fewer(all []control.Source) []control.Source {
+	if len(all) <= maxSources {
+		return all
+	}
+	rest := control.Source{Stream: others}
+	for _, s := range all[maxSources:] {
+		rest.Lines += s.Lines
+		rest.Failures += s.Failures
+		rest.Ignored += s.Ignored
+		rest.Skipped += s.Skipped
+		rest.TooLong += s.TooLong
+		rest.Lag = max(rest.Lag, s.Lag)
+	}
+	return append(slices.Clone(all[:maxSources]), rest)
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

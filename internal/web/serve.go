@@ -1,0 +1,141 @@
+// Package web serves what the daemon knows over HTTP on a TCP port: metrics
+// for Prometheus. It reads the daemon as any client does.
+package web
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/net/netutil"
+)
+
+// Options are of one port.
+type Options struct {
+	At      netip.AddrPort
+	Handler http.Handler
+	// Token is what others than this host's users must show; empty: they are
+	// refused.
+	Token string
+	Log   *slog.Logger
+	// Problem is told why the port can't be had, and nil once it is.
+	Problem func(error)
+}
+
+// maxConns bounds the connections of one port.
+const maxConns = 64
+
+// again is how long a port that couldn't be had is left alone.
+const again = 10 * time.Second
+
+// Serve answers on a port until ctx ends. One that can't be had is tried again
+// and again: what serves it has other work that matters more.
+func Serve(ctx context.Context, o Options) {
+	for ctx.Err() == nil {
+		err := serve(ctx, o)
+		if ctx.Err() != nil {
+			return
+		}
+		o.Problem(err)
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+		}
+	}
+}
+
+func serve(ctx context.Context, o Options) error {
+	l, err := net.Listen("tcp", o.At.String())
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", o.At, errors.Unwrap(err))
+	}
+	o.Problem(nil)
+	srv := &http.Server{
+		Handler:           guard(o),
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      time.Minute,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
+	defer stop()
+	return fmt.Errorf("serve %s: %w", o.At, srv.Serve(netutil.LimitListener(l, maxConns)))
+}
+
+// guard keeps out who may not look. On a loopback address that is a browser
+// whose user was led astray: a page of another site can have its own name
+// resolve to this host, but not make the browser ask for it by a name of this
+// host's. On any other address, it is who doesn't know the token.
+func guard(o Options) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if o.At.Addr().Unmap().IsLoopback() {
+			if !local(r.Host) {
+				http.Error(w, fmt.Sprintf("the host is %q: ask for %s", r.Host, o.At), http.StatusForbidden)
+				return
+			}
+		} else if !authorized(r, o.Token) {
+			w.Header().Set("WWW-Authenticate", "Bearer")
+			http.Error(w, "this needs the token of token_file, as Authorization: Bearer TOKEN", http.StatusUnauthorized)
+			return
+		}
+		o.Handler.ServeHTTP(w, r)
+	})
+}
+
+// local says that a Host header names this host.
+func local(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	if strings.EqualFold(host, "localhost") {
+		return true
+	}
+	a, err := netip.ParseAddr(strings.Trim(host, "[]"))
+	return err == nil && a.Unmap().IsLoopback()
+}
+
+// authorized says that a request shows the token.
+func authorized(r *http.Request, token string) bool {
+	shown, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	if !ok || token == "" {
+		return false
+	}
+	// Of one length, whatever is shown.
+	a, b := sha256.Sum256([]byte(shown)), sha256.Sum256([]byte(token))
+	return subtle.ConstantTimeCompare(a[:], b[:]) == 1
+}
+
+// minToken is how long a token must be at least.
+const minToken = 16
+
+// ReadToken reads a token's file.
+func ReadToken(path string) (string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return "", fmt.Errorf("read the token: %w", err)
+	}
+	if !info.Mode().IsRegular() || info.Mode()&(fs.ModePerm&^0o700) != 0 {
+		return "", fmt.Errorf("read the token: %s has mode %s: nobody but its owner may read it; chmod 600 %[1]s", path, info.Mode())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("read the token: %w", err)
+	}
+	token := strings.TrimSpace(string(b))
+	if len(token) < minToken {
+		return "", fmt.Errorf("read the token: %s holds %d characters, fewer than %d; openssl rand -hex 32 makes a good one", path, len(token), minToken)
+	}
+	return token, nil
+}
