@@ -64,10 +64,10 @@ type Judge struct {
 	tracked, past int // tracks in windows lists and in past lists
 	stats         Stats
 
-	changed      []*track          // since Changes
-	handed       []*track          // by Changes, since Saved
-	events       map[string]*Event // since Changes, by key; nil: it didn't happen
-	handedEvents map[string]*Event
+	changed      []*track            // since Changes
+	handed       []*track            // by Changes, since Saved
+	events       map[eventKey]*Event // since Changes; nil: it didn't happen
+	handedEvents map[eventKey]*Event
 }
 
 // Stats count what a Judge has done since it was made.
@@ -111,9 +111,9 @@ func NewJudge(c *Config) *Judge {
 		jails:    map[string]*jail{},
 		allowed:  map[string]*bart.Lite{},
 		standing: map[netip.Prefix]*track{},
-		events:   map[string]*Event{},
+		events:   map[eventKey]*Event{},
 
-		handedEvents: map[string]*Event{},
+		handedEvents: map[eventKey]*Event{},
 	}
 	j.Reload(c)
 	return j
@@ -285,7 +285,12 @@ func (j *Judge) judge(t *track, now time.Time, bans []Ban) []Ban {
 		}
 		t.braked = false
 		t.ban = b
-		t.drop(b)
+		if len(b.decided) == len(t.window) {
+			t.window = nil // it is the ban's now
+		} else {
+			b.decided = slices.Clone(b.decided)
+			t.drop(b)
+		}
 		made := j.banned(t, b)
 		if over {
 			j.stats.Over++

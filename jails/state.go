@@ -46,8 +46,19 @@ type Event struct {
 // has smaller keys.
 func HistoryKey(t time.Time) string { return fmt.Sprintf("%020d", max(t.UnixNano(), 0)) }
 
-func (e Event) key() string {
-	return fmt.Sprintf("%s %s %s %s", HistoryKey(e.Time), e.Kind, e.Ban.Jail, e.Ban.Prefix)
+// eventKey is what an event is known by.
+type eventKey struct {
+	at         int64
+	kind, jail string
+	prefix     netip.Prefix
+}
+
+func (e Event) key() eventKey {
+	return eventKey{e.Time.UnixNano(), e.Kind, e.Ban.Jail, e.Ban.Prefix}
+}
+
+func (k eventKey) String() string {
+	return fmt.Sprintf("%s %s %s %s", HistoryKey(time.Unix(0, k.at)), k.kind, k.jail, k.prefix)
 }
 
 func (j *Judge) event(e Event) { j.events[e.key()] = &e }
@@ -92,7 +103,7 @@ func (j *Judge) Changes() []Record {
 		records = append(records, r)
 	}
 	for key, e := range j.handedEvents {
-		r := Record{Kind: KindHistory, Key: key}
+		r := Record{Kind: KindHistory, Key: key.String()}
 		if e != nil {
 			r.Value = marshal(e)
 		}
@@ -108,6 +119,15 @@ func (j *Judge) Saved() {
 	}
 	j.handed = nil
 	clear(j.handedEvents)
+}
+
+// Discard forgets what has changed: nobody keeps it.
+func (j *Judge) Discard() {
+	for _, t := range j.changed {
+		t.changed = false
+	}
+	j.changed = j.changed[:0]
+	clear(j.events)
 }
 
 // trackRecord is a track in JSON; times are Unix nanoseconds.

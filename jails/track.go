@@ -61,13 +61,13 @@ func (b *ban) over(now time.Time) bool {
 	return b.until != forever && b.until <= now.UnixNano()
 }
 
-// newBan makes the ban that these failures lead to.
+// newBan makes the ban that these failures lead to. It keeps the slice.
 func (t *track) newBan(decided []entry, strikes int) *ban {
 	conf := t.jail.conf
 	last := decided[len(decided)-1]
 	b := &ban{
 		since: last.at, strikes: strikes, pattern: last.pattern,
-		decided: slices.Clone(decided), observed: conf.Observe, index: -1,
+		decided: decided, observed: conf.Observe, index: -1,
 	}
 	for _, e := range decided {
 		b.failures += e.weight

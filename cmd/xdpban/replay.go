@@ -5,9 +5,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,14 +32,15 @@ type wouldBan struct {
 	Strikes  int        `json:"strikes"`
 	Pattern  string     `json:"pattern,omitempty"`
 	Evidence []string   `json:"evidence,omitempty"`
-	ban      jails.Ban  `json:"-"`
+
+	prefix netip.Prefix
 }
 
 type replayResult struct {
-	Bans     []wouldBan `json:"bans"`
-	Lines    uint64     `json:"lines"`
-	Failures uint64     `json:"failures"`
-	Skipped  uint64     `json:"skipped"` // lines on which a pattern used up its steps
+	Bans     []*wouldBan `json:"bans"`
+	Lines    uint64      `json:"lines"`
+	Failures uint64      `json:"failures"`
+	Skipped  uint64      `json:"skipped"` // lines on which a pattern used up its steps
 }
 
 func (c *replayCmd) Run(a *app) error {
@@ -69,30 +70,28 @@ func (c *replayCmd) Run(a *app) error {
 
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
-	r := &replay{app: a, spare: sync.Pool{New: func() any { return &matcher.Batch{} }}}
+	r := &replay{app: a, spare: make(chan *matcher.Batch, 8)}
 	for _, path := range c.Log {
 		if err := r.read(ctx, path, picked, len(c.Jail) > 0); err != nil {
 			return err
 		}
 	}
 	stop := a.progress(r.bytes.reading(&r.lines))
-	res, err := r.judge(ctx, conf)
+	res, err := r.judge(ctx, conf, c.Evidence)
 	stop()
 	if err != nil {
 		return err
-	}
-	for i := range res.Bans {
-		b := &res.Bans[i]
-		if c.Evidence {
-			b.Pattern, b.Evidence = b.ban.Pattern, b.ban.Evidence
-		}
 	}
 	return a.print(res, func(w io.Writer) {
 		t := newTable(w, "SINCE", "PREFIX", "JAIL", "FOR", "FAILURES", "STRIKES")
 		offenders := map[string]bool{}
 		for _, b := range res.Bans {
 			offenders[b.Prefix] = true
-			t.row(clock(b.Since), short(b.ban.Prefix), b.Jail, left(b.ban.Until, b.Since), fmt.Sprint(b.Failures), fmt.Sprint(b.Strikes))
+			var until time.Time
+			if b.Until != nil {
+				until = *b.Until
+			}
+			t.row(clock(b.Since), short(b.prefix), b.Jail, left(until, b.Since), fmt.Sprint(b.Failures), fmt.Sprint(b.Strikes))
 			if c.Evidence {
 				t.flush()
 				fmt.Fprintf(w, "  by %s\n", printable(b.Pattern))
@@ -117,7 +116,7 @@ type replay struct {
 	lines   atomic.Uint64
 	bytes   amount // of the files as they are, compressed or not
 	skipped atomic.Uint64
-	spare   sync.Pool // of *matcher.Batch
+	spare   chan *matcher.Batch
 }
 
 // replayed is one log while it is read: its failures, in the order of its
@@ -159,11 +158,16 @@ func (r *replay) read(ctx context.Context, path string, picked []*jails.Jail, na
 		if at.IsZero() {
 			at = b.Arrival
 		}
-		batch := r.spare.Get().(*matcher.Batch)
+		var batch *matcher.Batch
+		select {
+		case batch = <-r.spare:
+		default:
+			batch = &matcher.Batch{}
+		}
 		set.Scan(b.Lines, at, batch.Add)
 		r.lines.Add(uint64(bytes.Count(b.Lines, []byte("\n"))))
 		if len(batch.Failures()) == 0 {
-			r.spare.Put(batch)
+			r.giveBack(batch)
 			return nil
 		}
 		select {
@@ -185,6 +189,15 @@ func (r *replay) read(ctx context.Context, path string, picked []*jails.Jail, na
 	return nil
 }
 
+// giveBack has a batch serve again.
+func (r *replay) giveBack(b *matcher.Batch) {
+	b.Reset()
+	select {
+	case r.spare <- b:
+	default:
+	}
+}
+
 // readsSuch says whether a jail that reads whole lines would read a file of
 // that name, rotated or not.
 func readsSuch(j *jails.Jail, path string) bool {
@@ -203,8 +216,7 @@ func readsSuch(j *jails.Jail, path string) bool {
 func (r *replay) head(ctx context.Context, s *replayed) (*matcher.Failure, error) {
 	for s.current == nil || s.next == len(s.current.Failures()) {
 		if s.current != nil {
-			s.current.Reset()
-			r.spare.Put(s.current)
+			r.giveBack(s.current)
 			s.current, s.next = nil, 0
 		}
 		select {
@@ -221,8 +233,8 @@ func (r *replay) head(ctx context.Context, s *replayed) (*matcher.Failure, error
 }
 
 // judge takes the failures of all logs in the order of their times.
-func (r *replay) judge(ctx context.Context, conf *jails.Config) (replayResult, error) {
-	res := replayResult{Bans: []wouldBan{}}
+func (r *replay) judge(ctx context.Context, conf *jails.Config, evidence bool) (replayResult, error) {
+	res := replayResult{Bans: []*wouldBan{}}
 	judge := jails.NewJudge(conf)
 	var now time.Time
 	for {
@@ -250,15 +262,19 @@ func (r *replay) judge(ctx context.Context, conf *jails.Config) (replayResult, e
 			judge.Expire(now)
 		}
 		for _, b := range judge.Failure(first.jails[f.Filter], f, now) {
-			w := wouldBan{
+			w := &wouldBan{
 				Prefix: b.Prefix.String(), Jail: b.Jail, Since: b.Since.UTC(),
-				Failures: b.Failures, Strikes: b.Strikes, ban: b,
+				Failures: b.Failures, Strikes: b.Strikes, prefix: b.Prefix,
+			}
+			if evidence {
+				w.Pattern, w.Evidence = b.Pattern, b.Evidence
 			}
 			if !b.Until.IsZero() {
 				until := b.Until.UTC()
 				w.Until = &until
 			}
 			res.Bans = append(res.Bans, w)
+			judge.Discard()
 		}
 	}
 	res.Lines, res.Skipped = r.lines.Load(), r.skipped.Load()
