@@ -54,6 +54,7 @@ type grammar struct {
 	Port     portCmd     `cmd:"" group:"Bans" help:"Block destination ports, for everybody."`
 	Status   statusCmd   `cmd:"" group:"Looking" help:"Say how the daemon, or one jail, is."`
 	Stats    statsCmd    `cmd:"" group:"Looking" help:"Show packet rates by XDP action."`
+	Top      topCmd      `cmd:"" group:"Looking" help:"Watch it all on a live screen: rates, bans, who sends most."`
 	Why      whyCmd      `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
 	History  historyCmd  `cmd:"" group:"Looking" help:"Show past bans and unbans."`
 	Monitor  monitorCmd  `cmd:"" group:"Looking" help:"Show dropped packets as they come."`

@@ -54,23 +54,25 @@ func printBans(w io.Writer, bans []control.Ban, now time.Time) {
 // sortBans brings bans into an order that is the same each time.
 func sortBans(bans []control.Ban, by string) {
 	slices.SortFunc(bans, func(x, y control.Ban) int {
-		var c int
-		switch by {
-		case "left":
-			switch {
-			case x.Until.IsZero() != y.Until.IsZero():
-				c = 1
-				if y.Until.IsZero() {
-					c = -1
-				}
-			default:
-				c = x.Until.Compare(y.Until.Time)
-			}
-		case "packets":
-			c = cmp.Compare(y.Packets, x.Packets)
-		case "since":
-			c = y.Since.Compare(x.Since)
-		}
-		return cmp.Or(c, x.Prefix.Compare(y.Prefix), cmp.Compare(x.Jail, y.Jail))
+		return cmp.Or(compareBans(x, y, by), x.Prefix.Compare(y.Prefix), cmp.Compare(x.Jail, y.Jail))
 	})
+}
+
+// compareBans compares by one thing alone.
+func compareBans(x, y control.Ban, by string) int {
+	switch by {
+	case "left":
+		switch {
+		case x.Until.IsZero() == y.Until.IsZero():
+			return x.Until.Compare(y.Until.Time)
+		case y.Until.IsZero():
+			return -1
+		}
+		return 1
+	case "packets":
+		return cmp.Compare(y.Packets, x.Packets)
+	case "since":
+		return y.Since.Compare(x.Since)
+	}
+	return 0
 }
