@@ -75,7 +75,7 @@ func (c *Compiled) clauses(k int, cut cutting) [][]string {
 	if c.multiline() {
 		most = 1 // the others may be in another line
 	}
-	const enough, helpful = 30, 14
+	const enough, helpful = 45, 14
 	var chosen [][]string
 	sum := 0
 	for _, clause := range all {
