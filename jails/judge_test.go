@@ -780,6 +780,39 @@ func TestOrderDoesntMatter(t *testing.T) {
 	}
 }
 
+// What a failure allocates, where it counts: its line, kept as evidence, and
+// once in a while the window's room. One of a banned source costs nothing.
+func TestFailureAllocates(t *testing.T) {
+	j := NewJudge(&Config{Jails: []Jail{simple("sshd", 1000)}})
+	f := failure("192.0.2.1", 0)
+	count := func() { j.Failure("sshd", f, t0) }
+	for range 600 {
+		count()
+	}
+	if n := testing.AllocsPerRun(100, count); n > 1 {
+		t.Errorf("a failure that counts allocates %v times", n)
+	}
+	if _, err := j.Ban(f.Source, "sshd", time.Hour, t0); err != nil {
+		t.Fatal(err)
+	}
+	if n := testing.AllocsPerRun(100, count); n > 0 {
+		t.Errorf("a failure of a banned source allocates %v times", n)
+	}
+	j.SetAllowed("own", []netip.Prefix{f.Source})
+	if n := testing.AllocsPerRun(100, count); n > 0 {
+		t.Errorf("a failure of an allowed source allocates %v times", n)
+	}
+	f.Source = addr("198.51.100.7")
+	if n := testing.AllocsPerRun(100, func() {
+		count()
+		j.Discard()
+		j.remove(j.jails["sshd"].tracks[f.Source])
+		j.Discard()
+	}); n > 3 {
+		t.Errorf("the first failure of somebody allocates %v times, want its track, window and line", n)
+	}
+}
+
 func BenchmarkFailure(b *testing.B) {
 	for _, n := range []int{1_000, 100_000, 1_000_000} {
 		b.Run(fmt.Sprint(n, "_tracked"), func(b *testing.B) {

@@ -70,3 +70,15 @@ func TestPrefregexKeepsItsGroups(t *testing.T) {
 	expect(t, scan(t, "auth(192.0.2.1): wrong password\nauth: sql(192.0.2.2): wrong password\nauth(192.0.2.3): sql(192.0.2.4): wrong password\n", f),
 		"0.0 192.0.2.1", "0.0 192.0.2.2", "0.0 192.0.2.4")
 }
+
+func TestAddressAllocatesNothing(t *testing.T) {
+	for _, line := range []string{"from 2001:db8::1234:5678 port", "from 198.51.100.250 port", "from 2001:db8::192.0.2.1 port", "from ::ffff:192.0.2.1 port"} {
+		b := []byte(line)
+		if n := testing.AllocsPerRun(100, func() { parseAddr(b, len("from "), len(b)-len(" port")) }); n > 0 {
+			t.Errorf("%s: %v allocations", line, n)
+		}
+		if a, ok := parseAddr(b, len("from "), len(b)-len(" port")); !ok || !a.IsValid() {
+			t.Errorf("%s is no address", line)
+		}
+	}
+}

@@ -312,3 +312,25 @@ func FuzzDate(f *testing.F) {
 		}
 	})
 }
+
+func TestDatesAllocateNothing(t *testing.T) {
+	stages, err := parseDatePattern(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m regex.Machine
+	for _, line := range []string{
+		"2026-11-24T11:00:00.123456+01:00 x", "Nov 24 11:00:00 x", "Tue Nov 24 11:00:00.1 2026 x", "24/Nov/2026:11:00:00 +0100 x",
+		"11/24/2026:11:00:00 x", "1795518000 x", "20261124T110000 x", "x [24/Nov/2026:11:00:00 +0100] y", "nothing of a date",
+	} {
+		d := newDetector(stages, time.UTC)
+		b := []byte(line)
+		d.find(&m, b, noon)
+		if n := testing.AllocsPerRun(100, func() { d.find(&m, b, noon) }); n > 0 {
+			t.Errorf("%s: %v allocations", line, n)
+		}
+		if d.find(&m, b, noon).dated != (line != "nothing of a date") {
+			t.Errorf("%s: the date isn't found, or is", line)
+		}
+	}
+}
