@@ -206,6 +206,7 @@ type Settings struct {
 	SocketGroupBans bool
 	// Metrics is where Prometheus may scrape; the zero value: nowhere.
 	Metrics netip.AddrPort
+	Web     netip.AddrPort // where the page is; the zero value: nowhere
 	// TokenFile holds the secret that others than this host's own users must
 	// show; empty: there is none.
 	TokenFile string

@@ -379,6 +379,7 @@ func (l *loader) readSettings() Settings {
 		r.say(x, "%q doesn't begin with /; write the whole path, such as %q", s.TokenFile, "/etc/xdpban/token")
 	}
 	r.listens("metrics", &s.Metrics, s.TokenFile != "", "127.0.0.1:9477")
+	r.listens("web", &s.Web, s.TokenFile != "", "127.0.0.1:9478")
 	r.ignoreIP(&s.IgnoreIP, &s.IgnoreNames)
 	r.flag("ignoreself", &s.IgnoreSelf)
 	r.flag("ignore_sessions", &s.IgnoreSessions)

@@ -2,6 +2,7 @@ package test
 
 import (
 	"encoding/json"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -39,16 +40,32 @@ func TestMonitoring(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer held.Close()
-	b.put("/etc/xdpban/xdpban.toml", "metrics = \"127.0.0.1:9477\"\n")
+	b.put("/etc/xdpban/xdpban.toml", "metrics = \"127.0.0.1:9477\"\nweb = \"127.0.0.1:9478\"\n")
 	appendTo(t, b.server, "/var/log/auth.log", failure(time.Now(), "192.0.2.200"))
 	b.protect()
-	b.untilProblem("metrics aren't served: listen on 127.0.0.1:9477: bind: address already in use", false)
+	b.untilProblem("metrics isn't served: listen on 127.0.0.1:9477: bind: address already in use", false)
 	b.attack(attacker4)
 	b.untilBanned(attacker4)
 	if err := held.Close(); err != nil {
 		t.Fatal(err)
 	}
-	b.untilProblem("metrics aren't served", true)
+	b.untilProblem("metrics isn't served", true)
+
+	// The page's port is another, and was there all the time.
+	var page net.Conn
+	if err := b.server.In(func() (err error) {
+		page, err = net.Dial("tcp", "127.0.0.1:9478")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer page.Close()
+	if _, err := io.WriteString(page, "GET /api/now HTTP/1.0\r\nHost: localhost\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if said, err := io.ReadAll(page); err != nil || !strings.Contains(string(said), `"prefix":"`+attacker4+`/32","jail":"sshd"`) {
+		t.Errorf("the page is told %q, %v", said, err)
+	}
 
 	rules, err := os.ReadFile("../packaging/monitoring/alerts.yml")
 	if err != nil {

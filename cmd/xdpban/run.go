@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -101,7 +103,8 @@ func (c *runCmd) Run(a *app) error {
 	defer stop(nil)
 	served := make(chan struct{})
 	ready := func() {
-		go serveMetrics(ctx, d, s, log)
+		go serve(ctx, d, s, "metrics", s.Metrics, log, func(string) (http.Handler, error) { return web.Metrics(d, log) })
+		go serve(ctx, d, s, "web", s.Web, log, func(token string) (http.Handler, error) { return web.Page(d, token, log) })
 		go func() {
 			defer close(served)
 			if err := control.Serve(ctx, listener, d, log); err != nil {
@@ -122,28 +125,27 @@ func (c *runCmd) Run(a *app) error {
 	return err
 }
 
-// serveMetrics serves metrics where the settings say. What goes wrong is a
+// serve serves one of the ports, if the settings name it. What goes wrong is a
 // problem to tell of, and no reason to stop.
-func serveMetrics(ctx context.Context, d *daemon.Daemon, s jails.Settings, log *slog.Logger) {
-	if !s.Metrics.IsValid() {
+func serve(ctx context.Context, d *daemon.Daemon, s jails.Settings, key string, at netip.AddrPort, log *slog.Logger, handler func(token string) (http.Handler, error)) {
+	if !at.IsValid() {
 		return
 	}
-	problem := func(err error) {
+	o := web.Options{At: at, Log: log, Problem: func(err error) {
 		if err != nil {
-			err = fmt.Errorf("metrics aren't served: %w", err)
+			err = fmt.Errorf("%s isn't served: %w", key, err)
 		}
-		d.Problem(ctx, "metrics", err)
-	}
-	o := web.Options{At: s.Metrics, Log: log, Problem: problem}
+		d.Problem(ctx, key, err)
+	}}
 	var err error
 	if s.TokenFile != "" {
 		if o.Token, err = web.ReadToken(s.TokenFile); err != nil {
-			problem(err)
+			o.Problem(err)
 			return
 		}
 	}
-	if o.Handler, err = web.Metrics(d, log); err != nil {
-		problem(err)
+	if o.Handler, err = handler(o.Token); err != nil {
+		o.Problem(err)
 		return
 	}
 	web.Serve(ctx, o)

@@ -26,8 +26,10 @@ type Daemon interface {
 
 // Metrics serves /metrics. All is read when Prometheus asks: there is nothing
 // to count besides.
-func Metrics(d Daemon, log *slog.Logger) (http.Handler, error) {
-	c := &collector{daemon: d, shown: map[string]control.Verdict{}}
+func Metrics(d Daemon, log *slog.Logger) (http.Handler, error) { return metrics(d, log, time.Now) }
+
+func metrics(d Daemon, log *slog.Logger, clock func() time.Time) (http.Handler, error) {
+	c := &collector{daemon: d, clock: clock, shown: map[string]control.Verdict{}}
 	if err := c.begin(); err != nil {
 		return nil, err
 	}
@@ -85,6 +87,7 @@ var (
 // collector answers a scrape.
 type collector struct {
 	daemon Daemon
+	clock  func() time.Time
 
 	mu    sync.Mutex
 	base  map[string]control.Verdict // dropped by jail before the start
@@ -122,7 +125,7 @@ func (c *collector) walk(ctx context.Context, s control.Status) (map[string]cont
 	for _, j := range s.Jails {
 		known[j.Name] = true
 	}
-	began := time.Now()
+	began := c.clock()
 	sum := map[string]control.Verdict{}
 	for b, err := range c.daemon.List(ctx, control.ListQuery{}) {
 		if err != nil {
@@ -134,8 +137,8 @@ func (c *collector) walk(ctx context.Context, s control.Status) (map[string]cont
 		v := sum[b.Jail]
 		sum[b.Jail] = control.Verdict{Packets: v.Packets + b.Packets, Bytes: v.Bytes + b.Bytes}
 	}
-	took := time.Since(began)
-	c.drops, c.next = sum, time.Now().Add(restTimes*took)
+	ended := c.clock()
+	c.drops, c.next = sum, ended.Add(restTimes*ended.Sub(began))
 	return sum, nil
 }
 
@@ -162,7 +165,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.NewInvalidMetric(packets, err)
 		return
 	}
-	if time.Now().After(c.next) {
+	if !c.clock().Before(c.next) {
 		if _, err := c.walk(ctx, s); err != nil {
 			ch <- prometheus.NewInvalidMetric(jailPackets, err)
 			return

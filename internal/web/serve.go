@@ -1,5 +1,6 @@
 // Package web serves what the daemon knows over HTTP on a TCP port: metrics
-// for Prometheus. It reads the daemon as any client does.
+// for Prometheus, and a page for people. It reads the daemon as any client
+// does.
 package web
 
 import (
@@ -85,9 +86,10 @@ func guard(o Options) http.Handler {
 				http.Error(w, fmt.Sprintf("the host is %q: ask for %s", r.Host, o.At), http.StatusForbidden)
 				return
 			}
-		} else if !authorized(r, o.Token) {
-			w.Header().Set("WWW-Authenticate", "Bearer")
-			http.Error(w, "this needs the token of token_file, as Authorization: Bearer TOKEN", http.StatusUnauthorized)
+		} else if _, password, ok := r.BasicAuth(); !authorized(r, o.Token) && !(ok && same(password, o.Token)) {
+			// A browser asks its user, and shows that as a password.
+			w.Header().Set("WWW-Authenticate", `Basic realm="xdpban: any name, and the token of token_file"`)
+			http.Error(w, "this needs the token of token_file, as a password or as Authorization: Bearer TOKEN", http.StatusUnauthorized)
 			return
 		}
 		o.Handler.ServeHTTP(w, r)
@@ -109,7 +111,12 @@ func local(host string) bool {
 // authorized says that a request shows the token.
 func authorized(r *http.Request, token string) bool {
 	shown, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok || token == "" {
+	return ok && same(shown, token)
+}
+
+// same compares what is shown with a token, if there is one.
+func same(shown, token string) bool {
+	if token == "" {
 		return false
 	}
 	// Of one length, whatever is shown.

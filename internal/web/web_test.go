@@ -134,7 +134,7 @@ xdpban_tracked_sources{jail="sshd"} 3
 	if got := scrape(t, h, "process_resident_memory_bytes", "go_goroutines"); strings.Count(got, "\n") != 2 {
 		t.Errorf("of the process: %q", got)
 	}
-	problems, err := testutil.CollectAndLint(&collector{daemon: f, shown: map[string]control.Verdict{}})
+	problems, err := testutil.CollectAndLint(&collector{daemon: f, clock: time.Now, shown: map[string]control.Verdict{}})
 	if err != nil || len(problems) > 0 {
 		t.Errorf("names: %v %v", problems, err)
 	}
@@ -150,11 +150,12 @@ xdpban_tracked_sources{jail="sshd"} 3
 // TestDropsByJail: what a jail has dropped begins at 0, goes on over the end of
 // bans, and never falls.
 func TestDropsByJail(t *testing.T) {
+	at := time.Unix(1000, 0) // a walk takes no time, so none is spared
 	f := &fake{
 		status: control.Status{Jails: []control.Jail{{Name: "sshd", Enabled: true}}},
 		bans:   []control.Ban{ban("192.0.2.1/32", "sshd", 100), ban("192.0.2.2/32", "sshd", 50), ban("192.0.2.3/32", "gone", 5), ban("192.0.2.4/32", jails.Manual, 0)},
 	}
-	h, err := Metrics(f, quiet)
+	h, err := metrics(f, quiet, func() time.Time { return at })
 	if err != nil {
 		t.Fatal(err)
 	}
