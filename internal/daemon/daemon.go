@@ -273,8 +273,11 @@ func (d *Daemon) loop(ctx context.Context) error {
 		t := time.NewTicker(every)
 		return t.C, t.Stop
 	}
-	checkpoint, stop := ticker(checkpointEvery)
-	defer stop()
+	// Runs only while there may be something to write: an idle host's
+	// processor stays asleep.
+	checkpoint := time.NewTimer(checkpointEvery)
+	defer checkpoint.Stop()
+	armed := true
 	repair, stop := ticker(repairEvery)
 	defer stop()
 	sweep, stop := ticker(sweepEvery)
@@ -286,6 +289,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 	defer d.expiry.Stop()
 	d.armExpiry()
 	for {
+		happened := true
 		select {
 		case <-ctx.Done():
 			d.o.Notify("STOPPING=1")
@@ -302,7 +306,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 			d.committed(err)
 		case <-d.expiry.C:
 			d.expire()
-		case <-checkpoint:
+		case <-checkpoint.C:
 			d.retry()
 			d.brake()
 			d.commit()
@@ -311,6 +315,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 				said = now
 				d.o.Notify("STATUS=" + now)
 			}
+			armed, happened = false, d.unsettled()
 		case <-repair:
 			d.repair()
 			d.follow()
@@ -318,8 +323,19 @@ func (d *Daemon) loop(ctx context.Context) error {
 			d.sweep()
 		case <-watchdog:
 			d.o.Notify("WATCHDOG=1")
+			happened = false
+		}
+		if happened && !armed {
+			checkpoint.Reset(checkpointEvery)
+			armed = true
 		}
 	}
+}
+
+// unsettled says that something is to be looked at again though nothing
+// happens meanwhile.
+func (d *Daemon) unsettled() bool {
+	return len(d.unapplied) > 0 || d.problems["brake"] != "" || d.burst.bans >= manyBans
 }
 
 // summary is the state in a line, for the service manager.
@@ -561,12 +577,14 @@ func (d *Daemon) sweep() {
 // burst notices that many bans came at once and that it is over.
 type burst struct{ bans, last int }
 
+// manyBans are enough for their garbage to matter.
+const manyBans = 1000
+
 // settle, called once in a while, gives the memory back that a burst took:
 // left to itself, Go does it minutes later, if at all, and a small host would
 // miss it until then.
 func (b *burst) settle() {
-	const many = 1000
-	if b.bans == b.last && b.bans >= many {
+	if b.bans == b.last && b.bans >= manyBans {
 		go debug.FreeOSMemory()
 		b.bans = 0
 	}
