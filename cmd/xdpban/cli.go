@@ -57,6 +57,7 @@ type grammar struct {
 	Top      topCmd      `cmd:"" group:"Looking" help:"Watch it all on a live screen: rates, bans, who sends most."`
 	Why      whyCmd      `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
 	History  historyCmd  `cmd:"" group:"Looking" help:"Show past bans and unbans."`
+	Report   reportCmd   `cmd:"" group:"Looking" help:"Sum up the last days, as text, as a page or as JSON."`
 	Monitor  monitorCmd  `cmd:"" group:"Looking" help:"Show dropped packets as they come."`
 	Run      runCmd      `cmd:"" group:"Running" help:"Protect this host: read the logs, ban, until told to stop."`
 	Check    checkCmd    `cmd:"" group:"Configuration" help:"Check the configuration: all that is wrong, in one go."`
