@@ -326,6 +326,10 @@ func (b *bench) busy(h *lab.Host) error {
 		if err := stopDaemon(daemon); err != nil {
 			return err
 		}
+		// The next round's lines are as old as these: an unban forgives them.
+		if _, err := h.Run(b.ctx, "rm", "-r", "/var/lib/xdpban"); err != nil {
+			return err
+		}
 		use, err := b.fail2banServer(log) // the lines at once: it can't follow them at that rate
 		if err != nil {
 			return err
