@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 )
 
 // Journald starts a real journald, which also takes what is sent to syslog.
@@ -64,11 +65,18 @@ func (h *Host) untilExists(ctx context.Context, s *Service, path string) error {
 	return nil
 }
 
+// loginTime bounds a login. A server that bans the client after the key
+// exchange, upon the first line it logs, answers no more, and ssh's own
+// ConnectTimeout is over by then: it would wait for TCP to give up.
+const loginTime = 15 * time.Second
+
 // SSH tries to log in from this host with a password and returns what the
-// client said. A refused login is no error; err is for what could not be
-// tried.
+// client said. A login that is refused, or hears nothing for loginTime, is no
+// error; err is for what could not be tried.
 func (h *Host) SSH(ctx context.Context, from, user, password, to string) (said string, ok bool, err error) {
-	out, err := h.Run(ctx, "sshpass", "-p", password, "ssh", "-n", "-F", "none", "-b", from,
+	login, cancel := context.WithTimeout(ctx, loginTime)
+	defer cancel()
+	out, err := h.Run(login, "sshpass", "-p", password, "ssh", "-n", "-F", "none", "-b", from,
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
 		"-o", "NumberOfPasswordPrompts=1", "-o", "PreferredAuthentications=password",
 		"-o", "ConnectTimeout=3", user+"@"+to, "true")
