@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"xdpban/test/docs"
 )
 
 // tool runs a command in the source tree; without the program the test can't
@@ -37,8 +39,8 @@ func tool(t *testing.T, env []string, argv ...string) string {
 var common = []string{
 	"/etc/xdpban/xdpban.toml",
 	"/usr/bin/xdpban",
-	"/usr/lib/systemd/system/xdpban-lookup.service",
-	"/usr/lib/systemd/system/xdpban-lookup.socket",
+	"/usr/lib/systemd/system/xdpban-net.service",
+	"/usr/lib/systemd/system/xdpban-net.socket",
 	"/usr/lib/systemd/system/xdpban.service",
 	"/usr/share/bash-completion/completions/xdpban",
 	"/usr/share/doc/xdpban/changelog.gz",
@@ -57,7 +59,19 @@ var common = []string{
 func TestPackages(t *testing.T) {
 	tool(t, nil, "rpm", "--version")
 	first, second := t.TempDir(), t.TempDir()
-	tool(t, []string{"TZ=UTC", "LC_ALL=C.UTF-8"}, "make", "-s", "package", "DIST="+first)
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	steps, err := docs.Read(string(readme))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range steps {
+		if s.Source {
+			tool(t, []string{"TZ=UTC", "LC_ALL=C.UTF-8", "MAKEFLAGS=s -- DIST=" + first}, "sh", "-e", "-c", s.Command)
+		}
+	}
 	tool(t, []string{"TZ=Pacific/Auckland", "LC_ALL=C", "USER=somebody", "HOSTNAME=elsewhere"},
 		"sh", "-c", "umask 077; make -s package ARCHS=arm64 DIST=$0", second)
 	packages, err := os.ReadDir(first)
@@ -188,8 +202,8 @@ func TestInstall(t *testing.T) {
 			c.prefix + "/share/man/man5/xdpban.toml.5":                "",
 			c.prefix + "/share/fish/vendor_completions.d/xdpban.fish": "complete -c xdpban",
 			c.units + "/xdpban.service":                               "ExecStart=" + c.prefix + "/bin/xdpban run",
-			c.units + "/xdpban-lookup.service":                        "ExecStart=" + c.prefix + "/bin/xdpban lookup",
-			c.units + "/xdpban-lookup.socket":                         "ListenStream=",
+			c.units + "/xdpban-net.service":                           "ExecStart=" + c.prefix + "/bin/xdpban net",
+			c.units + "/xdpban-net.socket":                            "ListenStream=",
 			"/etc/xdpban/xdpban.toml":                                 "# interfaces = ",
 		} {
 			b, err := os.ReadFile(filepath.Join(dest, path))

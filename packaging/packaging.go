@@ -7,7 +7,7 @@ import "embed"
 // Units are xdpban's systemd units, and Settings the commented xdpban.toml.
 // In the units the program is /usr/bin/xdpban.
 //
-//go:embed xdpban.service xdpban-lookup.service xdpban-lookup.socket
+//go:embed xdpban.service xdpban-net.service xdpban-net.socket
 var Units embed.FS
 
 //go:embed xdpban.toml

@@ -24,6 +24,7 @@ var arrows = map[string][]string{
 	"xdpban/internal/web":      {"xdpban/internal/control", "xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/fail2ban": {"xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/host":     {},
+	"xdpban/internal/network":  {},
 	"xdpban/internal/lab":      {},
 	"xdpban/internal/daemon": {
 		"xdpban/matcher", "xdpban/jails",

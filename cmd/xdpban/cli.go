@@ -73,7 +73,7 @@ type grammar struct {
 
 	Convert    convertCmd    `cmd:"" group:"Other" help:"Write another system's jails as xdpban's."`
 	Demo       demoCmd       `cmd:"" group:"Other" help:"Show it all for real, on two throwaway hosts in network namespaces."`
-	Lookup     lookupCmd     `cmd:"" group:"Other" hidden:"" help:"Look up host names, for xdpban-lookup.service."`
+	Net        netCmd        `cmd:"" group:"Other" hidden:"" help:"Look up names, connect and listen, for xdpban-net.service."`
 	Version    versionCmd    `cmd:"" group:"Other" help:"Print the version."`
 	Completion completionCmd `cmd:"" group:"Other" help:"Print a completion script for a shell."`
 }

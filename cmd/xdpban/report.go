@@ -160,15 +160,15 @@ func newReport(events []control.Event, standing []control.Ban, since, until time
 		}
 		add(jails, b.Jail)
 		add(offenders, short(b.Prefix))
-		add(networks, network(b.Prefix).String())
+		add(networks, networkOf(b.Prefix).String())
 	}
 	r.Addresses = len(addresses)
 	r.Jails, r.Networks, r.Offenders = rows(jails, len(jails)), rows(networks, top), rows(offenders, top)
 	return r
 }
 
-// network is the one that a prefix is in.
-func network(p netip.Prefix) netip.Prefix {
+// networkOf is the network that a prefix is in.
+func networkOf(p netip.Prefix) netip.Prefix {
 	bits := network6
 	if p.Addr().Is4() {
 		bits = network4

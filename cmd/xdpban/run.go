@@ -25,6 +25,7 @@ import (
 	"xdpban/internal/control"
 	"xdpban/internal/daemon"
 	"xdpban/internal/host"
+	"xdpban/internal/network"
 	"xdpban/internal/source"
 	"xdpban/internal/web"
 	jaild "xdpban/jail.d"
@@ -34,8 +35,8 @@ import (
 // runCmd is the daemon.
 type runCmd struct {
 	Interface []string `short:"i" help:"Interfaces to protect, instead of the configured ones or the default route's." placeholder:"IF"`
-	// LookupSocket is where names are looked up by another process.
-	LookupSocket string `hidden:"" env:"XDPBAN_LOOKUP_SOCKET"`
+	// NetSocket is where another process makes the internet sockets.
+	NetSocket string `hidden:"" env:"XDPBAN_NET_SOCKET"`
 }
 
 func (c *runCmd) Run(a *app) error {
@@ -76,6 +77,7 @@ func (c *runCmd) Run(a *app) error {
 		return fmt.Errorf("read the watchdog's interval: %w", err)
 	}
 
+	outside := network.Network{Socket: c.NetSocket}
 	d := daemon.New(daemon.Options{
 		Version:   version,
 		Load:      load,
@@ -88,7 +90,7 @@ func (c *runCmd) Run(a *app) error {
 		},
 		LedgerPath:  filepath.Join(s.StateDir, "ledger.db"),
 		HaveJournal: haveJournal,
-		Lookup:      lookupBy(c.LookupSocket),
+		Lookup:      outside.Lookup,
 		Ask:         askProgram,
 		Notify: func(state string) {
 			if _, err := sdnotify.SdNotify(false, state); err != nil {
@@ -103,8 +105,8 @@ func (c *runCmd) Run(a *app) error {
 	defer stop(nil)
 	served := make(chan struct{})
 	ready := func() {
-		go serve(ctx, d, s, "metrics", s.Metrics, log, func(string) (http.Handler, error) { return web.Metrics(d, log) })
-		go serve(ctx, d, s, "web", s.Web, log, func(token string) (http.Handler, error) { return web.Page(d, token, log) })
+		go serve(ctx, d, s, "metrics", s.Metrics, outside, log, func(string) (http.Handler, error) { return web.Metrics(d, log) })
+		go serve(ctx, d, s, "web", s.Web, outside, log, func(token string) (http.Handler, error) { return web.Page(d, token, log) })
 		go func() {
 			defer close(served)
 			if err := control.Serve(ctx, listener, d, log); err != nil {
@@ -127,11 +129,11 @@ func (c *runCmd) Run(a *app) error {
 
 // serve serves one of the ports, if the settings name it. What goes wrong is a
 // problem to tell of, and no reason to stop.
-func serve(ctx context.Context, d *daemon.Daemon, s jails.Settings, key string, at netip.AddrPort, log *slog.Logger, handler func(token string) (http.Handler, error)) {
+func serve(ctx context.Context, d *daemon.Daemon, s jails.Settings, key string, at netip.AddrPort, outside network.Network, log *slog.Logger, handler func(token string) (http.Handler, error)) {
 	if !at.IsValid() {
 		return
 	}
-	o := web.Options{At: at, Log: log, Problem: func(err error) {
+	o := web.Options{At: at, Listen: outside.Listen, Log: log, Problem: func(err error) {
 		if err != nil {
 			err = fmt.Errorf("%s isn't served: %w", key, err)
 		}

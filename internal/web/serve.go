@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
@@ -24,6 +23,7 @@ import (
 // Options are of one port.
 type Options struct {
 	At      netip.AddrPort
+	Listen  func(context.Context, netip.AddrPort) (net.Listener, error)
 	Handler http.Handler
 	// Token is what others than this host's users must show; empty: they are
 	// refused.
@@ -56,9 +56,9 @@ func Serve(ctx context.Context, o Options) {
 }
 
 func serve(ctx context.Context, o Options) error {
-	l, err := net.Listen("tcp", o.At.String())
+	l, err := o.Listen(ctx, o.At)
 	if err != nil {
-		return fmt.Errorf("listen on %s: %w", o.At, errors.Unwrap(err))
+		return err
 	}
 	o.Problem(nil)
 	srv := &http.Server{

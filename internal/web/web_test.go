@@ -281,13 +281,15 @@ func TestServe(t *testing.T) {
 	var wait sync.WaitGroup
 	run := func(at netip.AddrPort) {
 		wait.Go(func() {
-			Serve(ctx, Options{At: at, Log: quiet, Problem: func(err error) { said <- err }, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			Serve(ctx, Options{At: at, Listen: func(_ context.Context, at netip.AddrPort) (net.Listener, error) {
+				return net.Listen("tcp", at.String())
+			}, Log: quiet, Problem: func(err error) { said <- err }, Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				_, _ = io.WriteString(w, "here")
 			})})
 		})
 	}
 	run(at)
-	if err := <-said; err == nil || !strings.Contains(err.Error(), "listen on "+at.String()) || !strings.Contains(err.Error(), "address already in use") {
+	if err := <-said; err == nil || !strings.Contains(err.Error(), "listen tcp "+at.String()) || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("a port in use: %v", err)
 	}
 	free, err := net.Listen("tcp", "127.0.0.1:0")

@@ -17,9 +17,10 @@
 //     with 0.
 //   - ```console fails: as above, but its last command must fail.
 //   - ```console system: is played on a whole Debian with systemd, nginx and
-//     the package installed, by package test/system.
-//   - ```console norun=REASON isn't run; the reason is for who reads the
-//     source.
+//     fail2ban, and a built package in dist, by package test/system. README's
+//     turn comes first.
+//   - ```console source: is played in the source's folder, by package
+//     packaging.
 //   - ```ANY file=/PATH: the block is written to that file of the server;
 //     with "append" added to its end. "system" may stand here too.
 //   - every other block is only read.
@@ -39,7 +40,10 @@
 package docs
 
 import (
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -48,6 +52,7 @@ import (
 type Step struct {
 	Line    int
 	System  bool   // played on a whole Debian
+	Source  bool   // played where the source is
 	On      string // the host: "server" or "attacker"
 	Command string // for sh -e -c; or a file is written:
 	File    string
@@ -97,7 +102,7 @@ func block(words, lines []string, at int) ([]Step, error) {
 		return nil, nil
 	}
 	var file string
-	var system, fails, more bool
+	var system, source, fails, more bool
 	for _, w := range words[1:] {
 		switch path, isFile := strings.CutPrefix(w, "file="); {
 		case isFile:
@@ -108,8 +113,8 @@ func block(words, lines []string, at int) ([]Step, error) {
 			fails = true
 		case w == "append":
 			more = true
-		case strings.HasPrefix(w, "norun="):
-			return nil, nil
+		case w == "source":
+			source = true
 		default:
 			return nil, fmt.Errorf("line %d: %q means nothing on a block", at-1, w)
 		}
@@ -125,7 +130,7 @@ func block(words, lines []string, at int) ([]Step, error) {
 		on, command := prompt(line)
 		switch rest, continued := strings.CutPrefix(line, "> "); {
 		case on != "":
-			steps = append(steps, Step{Line: at + n, On: on, System: system, Command: command})
+			steps = append(steps, Step{Line: at + n, On: on, System: system, Source: source, Command: command})
 		case len(steps) == 0:
 			return nil, fmt.Errorf("line %d: a console block begins with a prompt and a command", at+n)
 		default:
@@ -152,6 +157,23 @@ func prompt(line string) (on, command string) {
 		}
 	}
 	return "", ""
+}
+
+// Write does a step that writes a file, whose path on this machine is given.
+func (s Step) Write(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	how := os.O_TRUNC
+	if s.Append {
+		how = os.O_APPEND
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|how, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(s.Text)
+	return errors.Join(err, f.Close())
 }
 
 // Check holds what a command did against what the page says. Err is how the

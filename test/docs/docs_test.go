@@ -17,7 +17,7 @@ import (
 
 func TestRead(t *testing.T) {
 	page := "Text\n\n```console fails\n# one \\\n>   two\nsaid\n\nmore\nattacker$ three\n```\n" +
-		"<!-- run system\nsleep 1\n-->\n```toml file=/etc/x append\na = 1\n```\n```toml\nb = 2\n```\n```console norun=slow\n# x\n```\n<!-- other -->\n"
+		"<!-- run system\nsleep 1\n-->\n```toml file=/etc/x append\na = 1\n```\n```toml\nb = 2\n```\n```console source\n$ make\n```\n<!-- other -->\n"
 	got, err := Read(page)
 	if err != nil {
 		t.Fatal(err)
@@ -27,6 +27,7 @@ func TestRead(t *testing.T) {
 		{Line: 9, On: "attacker", Command: "three", Fails: true},
 		{Line: 11, On: "server", System: true, Command: "sleep 1"},
 		{Line: 15, On: "server", File: "/etc/x", Append: true, Text: "a = 1\n"},
+		{Line: 21, On: "server", Source: true, Command: "make"},
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v\nwant\n%+v", got, want)
@@ -101,13 +102,14 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// play takes the steps on new hosts; those for a whole Debian are left out.
+// play takes the steps on new hosts; those that other packages play are left
+// out.
 func play(t *testing.T, program string, steps []Step) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var hosts map[string]*lab.Host
 	for _, s := range steps {
-		if s.System {
+		if s.System || s.Source {
 			continue
 		}
 		if hosts == nil {
@@ -115,7 +117,7 @@ func play(t *testing.T, program string, steps []Step) {
 		}
 		h := hosts[s.On]
 		if s.File != "" {
-			if err := write(h, s); err != nil {
+			if err := s.Write(h.Path(s.File)); err != nil {
 				t.Fatalf("line %d: %v", s.Line, err)
 			}
 			continue
@@ -124,23 +126,6 @@ func play(t *testing.T, program string, steps []Step) {
 			t.Fatal(err)
 		}
 	}
-}
-
-func write(h *lab.Host, s Step) error {
-	path := h.Path(s.File)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	how := os.O_TRUNC
-	if s.Append {
-		how = os.O_APPEND
-	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|how, 0o644)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(s.Text)
-	return errors.Join(err, f.Close())
 }
 
 func boot(ctx context.Context, t *testing.T, program string) map[string]*lab.Host {

@@ -242,16 +242,25 @@ func (r *rig) serveNames(addr string) io.Closer {
 	return conn
 }
 
-// install copies the package into the system and installs it.
-func (r *rig) install(deb string) {
+// carry copies a file of this machine into the system.
+func (r *rig) carry(file, to string) {
 	r.Helper()
-	b, err := os.ReadFile(deb)
+	b, err := os.ReadFile(file)
 	if err != nil {
 		r.Fatal(err)
 	}
-	if err := os.WriteFile(r.sys.Path("/root/xdpban.deb"), b, 0o644); err != nil {
+	if err := os.MkdirAll(filepath.Dir(r.sys.Path(to)), 0o755); err != nil {
 		r.Fatal(err)
 	}
+	if err := os.WriteFile(r.sys.Path(to), b, 0o644); err != nil {
+		r.Fatal(err)
+	}
+}
+
+// install copies the package into the system and installs it.
+func (r *rig) install(deb string) {
+	r.Helper()
+	r.carry(deb, "/root/xdpban.deb")
 	r.show("dpkg", "--install", "/root/xdpban.deb")
 }
 
@@ -293,7 +302,8 @@ func TestPackageOnDebian(t *testing.T) {
 
 	step("install", func(r *rig) {
 		r.join()
-		r.install(deb("this"))
+		r.carry(deb("this"), "/root/dist/"+filepath.Base(deb("this")))
+		r.play("../../README.md")
 		r.active()
 		r.says(r.show("systemctl", "status", "--no-pager", "--lines=20", "xdpban"),
 			"; enabled; ", "active (running)", `Status: "guards eth0; `, "is up: guards eth0; ")
@@ -313,7 +323,7 @@ func TestPackageOnDebian(t *testing.T) {
 		if err != nil {
 			r.Fatal(err)
 		}
-		for _, page := range append([]string{"../../README.md"}, pages...) {
+		for _, page := range pages {
 			r.play(page)
 		}
 	})
@@ -371,7 +381,7 @@ func TestPackageOnDebian(t *testing.T) {
 		r.active()
 	})
 	step("security", func(r *rig) {
-		for _, unit := range []string{"xdpban.service", "xdpban-lookup.service"} {
+		for _, unit := range []string{"xdpban.service", "xdpban-net.service"} {
 			if score := r.exposure(unit); score >= 2 {
 				r.Errorf("exposure of %s: %v, want below 2.0", unit, score)
 			}
@@ -393,7 +403,23 @@ func TestPackageOnDebian(t *testing.T) {
 		if out, err := r.sys.Run(r.ctx, "xdpban", "ban", "203.0.113.5"); err == nil {
 			r.Errorf("a name of ignoreip can be banned: %s", out)
 		}
-		r.show("systemctl", "status", "--no-pager", "xdpban-lookup.service")
+		r.show("systemctl", "status", "--no-pager", "xdpban-net.service")
+	})
+	step("ports", func(r *rig) {
+		r.write("/etc/xdpban/xdpban.toml", "metrics = \""+server+":9477\"\nweb = \"127.0.0.1:9478\"\ntoken_file = \"/etc/xdpban/token\"\n")
+		r.run("sh", "-c", "umask 077; openssl rand -hex 32 >/etc/xdpban/token")
+		r.run("systemctl", "restart", "xdpban")
+		token := strings.TrimSpace(r.run("cat", "/etc/xdpban/token"))
+		scrape := func(token string) string {
+			out, _ := r.out.Run(r.ctx, "curl", "--silent", "--show-error", "--max-time", "2", "--interface", bystander, "--oauth2-bearer", token, "http://"+server+":9477/metrics")
+			return out
+		}
+		r.until("metrics are served", func() bool { return strings.Contains(scrape(token), "xdpban_bans_active{jail=\"sshd\"} 1") })
+		if out := scrape("guessed"); strings.Contains(out, "xdpban_bans") {
+			r.Errorf("metrics for everybody: %s", out)
+		}
+		r.says(r.run("python3", "-c", "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9478/').read().decode())"), "<title>xdpban")
+		r.run("rm", "/etc/xdpban/token")
 	})
 	step("group", func(r *rig) {
 		r.write("/etc/xdpban/xdpban.toml", "socket_group = \"adm\"\n")
@@ -510,6 +536,11 @@ func TestPackageOnDebian(t *testing.T) {
 		if score := r.exposure("xdpban.service"); score >= 2 {
 			r.Errorf("exposure %v, want below 2.0", score)
 		}
+		for _, verb := range []string{"install", "uninstall"} {
+			if out, err := r.as("adm", "xdpban", "service", verb); err == nil || !strings.Contains(out, "only root may install or uninstall a service") {
+				r.Errorf("%s by nobody: %v\n%s", verb, err, out)
+			}
+		}
 		for range 5 {
 			r.guess(attacker)
 		}
@@ -550,9 +581,13 @@ func (r *rig) play(page string) {
 		switch {
 		case !s.System:
 		case s.File != "":
-			r.write(s.File, s.Text)
+			if err := s.Write(r.sys.Path(s.File)); err != nil {
+				r.Fatalf("%s: %v", page, err)
+			}
 		default:
-			if err := s.Check(r.sys.Run(r.ctx, "sh", "-e", "-c", s.Command)); err != nil {
+			out, err := r.sys.Run(r.ctx, "sh", "-e", "-c", "cd /root\n"+s.Command)
+			r.Logf("%s: # %s\n%s", filepath.Base(page), s.Command, out)
+			if err := s.Check(out, err); err != nil {
 				r.Errorf("%s: %v", page, err)
 			}
 		}
