@@ -130,7 +130,9 @@ install: ## install the program and all that belongs to it: PREFIX, DESTDIR, UNI
 	./xdpban completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/xdpban.fish
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/xdpban/jail.d
 	for unit in $(UNITS); do sed 's|=/usr/bin/xdpban |=$(PREFIX)/bin/xdpban |' packaging/$$unit >$(DESTDIR)$(UNITDIR)/$$unit; done
-	[ -e $(DESTDIR)/etc/xdpban/xdpban.toml ] || install -m 644 -t $(DESTDIR)/etc/xdpban packaging/xdpban.toml
+	for file in xdpban.toml jail.d/local.toml; do \
+		[ -e $(DESTDIR)/etc/xdpban/$$file ] || install -m 644 packaging/$$file $(DESTDIR)/etc/xdpban/$$file; \
+	done
 
 .PHONY: uninstall
 uninstall: ## take away what install brought, but for the configuration
@@ -148,7 +150,7 @@ KINDS := deb rpm
 package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64
 	rm -rf $(DIST)
 	mkdir -p $(DIST)/stage
-	cp -r packaging/nfpm.yaml packaging/scripts packaging/lintian-overrides packaging/xdpban.toml $(addprefix packaging/,$(UNITS)) $(DIST)/stage
+	cp -r packaging/nfpm.yaml packaging/scripts packaging/lintian-overrides packaging/xdpban.toml packaging/jail.d/local.toml $(addprefix packaging/,$(UNITS)) $(DIST)/stage
 	cp packaging/monitoring/* $(DIST)/stage
 	cp packaging/fail2ban/xdpban.conf $(DIST)/stage/fail2ban-action.conf
 	for page in packaging/man/*; do gzip -9n <$$page >$(DIST)/stage/$${page##*/}.gz; done

@@ -9,10 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
+	jaild "xdpban/jail.d"
+	"xdpban/jails"
 	"xdpban/test/docs"
 )
 
@@ -37,6 +40,7 @@ func tool(t *testing.T, env []string, argv ...string) string {
 
 // common are the files of every package; the program besides.
 var common = []string{
+	"/etc/xdpban/jail.d/local.toml",
 	"/etc/xdpban/xdpban.toml",
 	"/usr/bin/xdpban",
 	"/usr/lib/systemd/system/xdpban-net.service",
@@ -138,13 +142,13 @@ func TestPackages(t *testing.T) {
 				t.Errorf("%s differs between %s and %s", f, deb, rpm)
 			}
 		}
-		if conf := tool(t, nil, "rpm", "-qp", "--configfiles", rpm); strings.TrimSpace(conf) != "/etc/xdpban/xdpban.toml" {
+		if conf := tool(t, nil, "rpm", "-qp", "--configfiles", rpm); strings.Join(slices.Sorted(slices.Values(strings.Fields(conf))), " ") != "/etc/xdpban/jail.d/local.toml /etc/xdpban/xdpban.toml" {
 			t.Errorf("%s: configuration files %q", rpm, conf)
 		}
 		if info := tool(t, nil, "dpkg-deb", "--field", deb, "Architecture", "Version", "Depends"); !strings.Contains(info, "Architecture: "+arch.deb+"\n") || strings.Contains(info, "Depends") {
 			t.Errorf("%s: %s", deb, info)
 		}
-		if conf := tool(t, nil, "dpkg-deb", "--info", deb, "conffiles"); strings.TrimSpace(conf) != "/etc/xdpban/xdpban.toml" {
+		if conf := tool(t, nil, "dpkg-deb", "--info", deb, "conffiles"); strings.Join(slices.Sorted(slices.Values(strings.Fields(conf))), " ") != "/etc/xdpban/jail.d/local.toml /etc/xdpban/xdpban.toml" {
 			t.Errorf("%s: configuration files %q", deb, conf)
 		}
 	}
@@ -205,6 +209,7 @@ func TestInstall(t *testing.T) {
 			c.units + "/xdpban-net.service":                           "ExecStart=" + c.prefix + "/bin/xdpban net",
 			c.units + "/xdpban-net.socket":                            "ListenStream=",
 			"/etc/xdpban/xdpban.toml":                                 "# interfaces = ",
+			"/etc/xdpban/jail.d/local.toml":                           "# [jail.sshd]",
 		} {
 			b, err := os.ReadFile(filepath.Join(dest, path))
 			if err != nil || !strings.Contains(string(b), want) {
@@ -214,9 +219,6 @@ func TestInstall(t *testing.T) {
 				t.Errorf("%s: a path of the packages:\n%s", path, b)
 			}
 		}
-		if info, err := os.Stat(filepath.Join(dest, "/etc/xdpban/jail.d")); err != nil || !info.IsDir() {
-			t.Error(err)
-		}
 		// What the operator wrote stays, at an upgrade and at the end.
 		own := filepath.Join(dest, "/etc/xdpban/xdpban.toml")
 		if err := os.WriteFile(own, []byte("mode = \"generic\"\n"), 0o644); err != nil {
@@ -224,7 +226,7 @@ func TestInstall(t *testing.T) {
 		}
 		tool(t, nil, append([]string{"make", "install"}, args...)...)
 		tool(t, nil, append([]string{"make", "uninstall"}, args...)...)
-		if left := sorted(sums(t, dest)); fmt.Sprint(left) != "[/etc/xdpban/xdpban.toml]" {
+		if left := sorted(sums(t, dest)); fmt.Sprint(left) != "[/etc/xdpban/jail.d/local.toml /etc/xdpban/xdpban.toml]" {
 			t.Errorf("left: %v", left)
 		}
 		if b, _ := os.ReadFile(own); string(b) != "mode = \"generic\"\n" {
@@ -234,6 +236,43 @@ func TestInstall(t *testing.T) {
 }
 
 // TestManualPages lets two formatters look for mistakes.
+// TestConfig: the files of /etc/xdpban say nothing until a comment is taken
+// away, and what stands in the comments is right.
+func TestConfig(t *testing.T) {
+	names := []string{"xdpban.toml", "jail.d/local.toml"}
+	for _, uncommented := range []bool{false, true} {
+		dir := t.TempDir()
+		for _, name := range names {
+			text, err := Config.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if uncommented {
+				text = regexp.MustCompile(`(?m)^# (\[|[a-z_0-9]+ = )`).ReplaceAll(text, []byte("$1"))
+			} else if lines := regexp.MustCompile(`(?m)^[^#\n].*`).FindAll(text, -1); lines != nil {
+				t.Errorf("%s says %q", name, lines)
+			}
+			path := filepath.Join(dir, name)
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, text, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		config, problems := jails.Load(jaild.FS, dir)
+		if len(problems) > 0 {
+			t.Fatalf("uncommented %v: %v", uncommented, problems)
+		}
+		if len(config.Warnings) > 0 {
+			t.Errorf("uncommented %v: %v", uncommented, config.Warnings)
+		}
+		if uncommented != slices.ContainsFunc(config.Jails, func(j jails.Jail) bool { return j.Name == "myapp" }) {
+			t.Error("the jail of the comments")
+		}
+	}
+}
+
 func TestManualPages(t *testing.T) {
 	pages, err := filepath.Glob("man/*")
 	if err != nil || len(pages) == 0 {

@@ -4,11 +4,11 @@ package packaging
 
 import "embed"
 
-// Units are xdpban's systemd units, and Settings the commented xdpban.toml.
-// In the units the program is /usr/bin/xdpban.
+// Units are xdpban's systemd units, in which the program is /usr/bin/xdpban, and
+// Config the files of /etc/xdpban, all of them comments.
 //
 //go:embed xdpban.service xdpban-net.service xdpban-net.socket
 var Units embed.FS
 
-//go:embed xdpban.toml
-var Settings []byte
+//go:embed xdpban.toml jail.d/local.toml
+var Config embed.FS

@@ -158,15 +158,25 @@ func (c *serviceInstallCmd) Run(a *app) error {
 		}
 		wrote = append(wrote, path)
 	}
-	if err := os.MkdirAll("/etc/xdpban/jail.d", 0o755); err != nil {
-		return fmt.Errorf("make the configuration's folder: %w", err)
-	}
-	const settings = "/etc/xdpban/xdpban.toml"
-	if _, err := os.Stat(settings); errors.Is(err, fs.ErrNotExist) {
-		if err := replaceFile(settings, packaging.Settings, 0o644); err != nil {
-			return fmt.Errorf("write the configuration: %w", err)
+	err = fs.WalkDir(packaging.Config, ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
 		}
-		wrote = append(wrote, settings)
+		path := filepath.Join("/etc/xdpban", name)
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			return err // the operator's stays
+		}
+		text, err := packaging.Config.ReadFile(name)
+		if err == nil {
+			err = replaceFile(path, text, 0o644)
+		}
+		if err == nil {
+			wrote = append(wrote, path)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write the configuration: %w", err)
 	}
 	if err := conn.ReloadContext(a.ctx); err != nil {
 		return fmt.Errorf("make systemd read its units again: %w", err)

@@ -311,7 +311,7 @@ func TestPackageOnDebian(t *testing.T) {
 		if out := r.show("systemctl", "show", "--property=Type,WatchdogUSec,NotifyAccess", "xdpban"); !strings.Contains(out, "Type=notify") || strings.Contains(out, "WatchdogUSec=0") {
 			r.Error("the unit has no watchdog or no readiness protocol")
 		}
-		if out := r.run("dpkg-query", "-W", "-f=${Conffiles}", "xdpban"); !strings.Contains(out, "/etc/xdpban/xdpban.toml") {
+		if out := r.run("dpkg-query", "-W", "-f=${Conffiles}", "xdpban"); !strings.Contains(out, "/etc/xdpban/xdpban.toml") || !strings.Contains(out, "/etc/xdpban/jail.d/local.toml") {
 			r.Errorf("conffiles: %q", out)
 		}
 		if out, err := r.sys.Run(r.ctx, "xdpban", "service", "install"); err == nil || !strings.Contains(out, "comes from elsewhere, such as a package") {
@@ -530,7 +530,7 @@ func TestPackageOnDebian(t *testing.T) {
 		if out, err := r.as("adm", "cat", "/root/xdpban"); err == nil {
 			r.Fatalf("the test's premise: %s", out)
 		}
-		r.says(r.show("/root/xdpban", "service", "install"), "wrote /usr/local/bin/xdpban", "wrote /etc/xdpban/xdpban.toml", "is enabled and runs")
+		r.says(r.show("/root/xdpban", "service", "install"), "wrote /usr/local/bin/xdpban", "wrote /etc/xdpban/xdpban.toml", "wrote /etc/xdpban/jail.d/local.toml", "is enabled and runs")
 		r.active()
 		r.says(r.show("xdpban", "service", "status"), "/etc/systemd/system/xdpban.service: enabled, active", "guards eth0")
 		if score := r.exposure("xdpban.service"); score >= 2 {
