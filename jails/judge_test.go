@@ -657,6 +657,70 @@ func TestChangesAreKeptUntilSaved(t *testing.T) {
 	}
 }
 
+// TestChangesAreTheState: what was written, whichever writes fail, is what
+// there is, no more and no less.
+func TestChangesAreTheState(t *testing.T) {
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		w := randomWorld(r, 500, 7200)
+		b := newBench(t, Settings{MaxTracked: 4, Remember: time.Hour}, w.jails...)
+		disk := book{}
+		for _, f := range w.failures {
+			b.fail(f.jail, f.source, f.at)
+			switch r.IntN(20) {
+			case 0:
+				b.expire(f.at)
+			case 1:
+				b.Unban(addr(f.source), b.now)
+			case 2:
+				b.Changes() // not written
+			case 3, 4:
+				// While it is written, more happens.
+				changes := b.Changes()
+				b.fail(f.jail, f.source, f.at)
+				b.fail(f.jail, "198.51.100.7", f.at)
+				if r.IntN(2) == 0 {
+					disk.take(changes)
+					b.Saved()
+				}
+			}
+		}
+		disk.take(b.Changes())
+		is := book{}
+		for name, js := range b.jails {
+			for p, track := range js.tracks {
+				is.take([]Record{{KindOffender, name + " " + p.String(), track.marshal()}})
+			}
+		}
+		maps.DeleteFunc(disk, func(key, _ string) bool { return !strings.HasPrefix(key, KindOffender+"\x00") })
+		if a, b := disk.state(), is.state(); a != b {
+			t.Fatalf("seed %d: written\n%s\nis\n%s", seed, a, b)
+		}
+	}
+}
+
+// TestFloodLeavesLittleToWrite: sources that are forgotten before they were
+// written need no record, whether writing is slow or doesn't work at all.
+func TestFloodLeavesLittleToWrite(t *testing.T) {
+	const tracked = 100
+	b := newBench(t, Settings{MaxTracked: tracked}, simple("sshd", 2))
+	flood := func(net byte) {
+		for i := range 5000 {
+			b.fail("sshd", netip.AddrFrom4([4]byte{203, net, byte(i >> 8), byte(i)}).String(), float64(net))
+		}
+	}
+	flood(0)
+	if n := b.Unsaved(); n > tracked {
+		t.Errorf("%d changes of %d windows", n, tracked)
+	}
+	for i := range 20 {
+		flood(byte(i))
+		if n := len(b.Changes()); n > 2*tracked {
+			t.Fatalf("%d records after %d writes that failed", n, i)
+		}
+	}
+}
+
 // world is a run of failures by a few attackers in a few jails.
 type world struct {
 	jails    []Jail

@@ -74,31 +74,48 @@ func banEvent(b Ban) Event {
 // touch marks a track as changed.
 func (j *Judge) touch(t *track) {
 	if !t.changed {
-		t.changed = true
+		t.changed, t.at = true, len(j.changed)
 		j.changed = append(j.changed, t)
+	}
+}
+
+// untouch takes that back.
+func (j *Judge) untouch(t *track) {
+	if t.changed {
+		last := len(j.changed) - 1
+		j.changed[t.at] = j.changed[last]
+		j.changed[t.at].at = t.at
+		j.changed[last] = nil
+		j.changed = j.changed[:last]
+		t.changed = false
 	}
 }
 
 // Changes returns what has changed and isn't saved yet: since the last call
 // that was followed by Saved. A transaction that failed is so made up for by
-// the next one.
+// the next one. No two records have the same kind and key.
 func (j *Judge) Changes() []Record {
-	for _, t := range j.changed {
-		t.changed = false
-		if !t.handed {
-			t.handed = true
-			j.handed = append(j.handed, t)
+	for _, t := range j.handed { // and not saved
+		t.handed = false
+		if t.saved || t.jail.tracks[t.prefix] == t {
+			j.touch(t)
+		} else {
+			j.untouch(t)
 		}
 	}
-	j.changed = nil
+	for _, t := range j.changed {
+		t.changed, t.handed = false, true
+	}
+	j.handed, j.changed = j.changed, nil
 	maps.Copy(j.handedEvents, j.events)
 	clear(j.events)
 	records := make([]Record, 0, len(j.handed)+len(j.handedEvents))
 	for _, t := range j.handed {
 		r := Record{Kind: KindOffender, Key: t.jail.name + " " + t.prefix.String()}
-		// One that was forgotten may have come anew.
-		if t := t.jail.tracks[t.prefix]; t != nil {
+		if live := t.jail.tracks[t.prefix]; live == t {
 			r.Value = t.marshal()
+		} else if live != nil {
+			continue // it was forgotten and came anew, and is handed out so
 		}
 		records = append(records, r)
 	}
@@ -112,12 +129,22 @@ func (j *Judge) Changes() []Record {
 	return records
 }
 
+// Unsaved is how much has changed since Changes.
+func (j *Judge) Unsaved() int { return len(j.changed) + len(j.events) }
+
 // Saved says that what Changes returned last is on disk.
 func (j *Judge) Saved() {
 	for _, t := range j.handed {
-		t.handed = false
+		t.handed, t.saved = false, true
 	}
 	j.handed = nil
+	clear(j.handedEvents)
+}
+
+// DropHistory forgets the events that aren't saved; what decides stays. It
+// isn't for while what Changes returned is being written.
+func (j *Judge) DropHistory() {
+	clear(j.events)
 	clear(j.handedEvents)
 }
 
@@ -216,7 +243,7 @@ func (j *Judge) Restore(records []Record, now time.Time) error {
 			return fmt.Errorf("restore %s %q: %w", r.Kind, r.Key, err)
 		}
 		t := j.track(j.jail(r.Key[:at]), p)
-		t.window, t.strikes, t.braked = entriesOf(v.Window), v.Strikes, v.Braked
+		t.window, t.strikes, t.braked, t.saved = entriesOf(v.Window), v.Strikes, v.Braked, true
 		if b := v.Ban; b != nil {
 			t.ban = &ban{
 				since: b.Since, until: b.Until, strikes: b.Strikes, failures: b.Failures, pattern: b.Pattern,

@@ -28,6 +28,8 @@ type track struct {
 	touched    int64 // when it last got a failure, by the clock
 
 	changed, handed bool // it is in the judge's list of that name
+	at              int  // where in changed
+	saved           bool // the ledger has a record of it
 }
 
 // entry is one failure.
@@ -269,9 +271,15 @@ func (j *Judge) forgetObserved(t *track) {
 	j.settle(t)
 }
 
-// remove forgets a track altogether.
+// remove forgets a track altogether. One that came and went between two
+// checkpoints leaves nothing to write: else a flood of sources that fail once
+// would be remembered by what there is to forget.
 func (j *Judge) remove(t *track) {
-	j.touch(t)
+	if t.saved || t.handed {
+		j.touch(t)
+	} else {
+		j.untouch(t)
+	}
 	t.unlink()
 	delete(t.jail.tracks, t.prefix)
 }

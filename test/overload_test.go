@@ -51,10 +51,13 @@ enabled = false
 				// Each of a /64 of its own.
 				fail(fmt.Sprintf("2001:db8:%x:%x::1", 0x100+i>>16, i&0xffff))
 			}
+			began := time.Now()
 			if err := w.Flush(); err != nil {
 				t.Fatal(err)
 			}
+			heap := before
 			b.until("all failures are judged", func() bool {
+				heap = max(heap, memory(t, daemon.PID(), "RssAnon"))
 				for _, s := range b.status().Sources {
 					if s.Stream == "/var/log/app.log" && s.Lines == uint64(n+(n+63)/64) {
 						return true
@@ -79,9 +82,11 @@ enabled = false
 			}
 			b.alive(daemon)
 			peak := memory(t, daemon.PID(), "VmHWM")
-			t.Logf("%d offenders: %d bans, memory from %d to at most %d MB", n, s.Bans, before>>20, peak>>20)
-			if peak > 300<<20 {
-				t.Errorf("%d MB in memory", peak>>20)
+			t.Logf("%d offenders: %d bans, memory from %d to at most %d MB, of it %d MB not of files, judged in %s", n, s.Bans, before>>20, peak>>20, heap>>20, time.Since(began).Round(time.Second))
+			// The ledger's file is in the peak, as far as it was looked into; that
+			// memory can be taken back at any time.
+			if heap > 250<<20 {
+				t.Errorf("%d MB in memory that are not of files", heap>>20)
 			}
 		})
 	}

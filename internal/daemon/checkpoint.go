@@ -30,6 +30,10 @@ const (
 // keepHistory is how many events the ledger keeps; the oldest go first.
 const keepHistory = 100_000
 
+// maxUnsaved is how much may change before it is written. What comes faster
+// than that can be done waits in the logs, and not in memory.
+const maxUnsaved = 10_000
+
 // checkpoint gathers what has changed since the last write to the ledger. A
 // write goes on beside the loop; what fails to be written stays gathered.
 type checkpoint struct {
@@ -42,6 +46,7 @@ type checkpoint struct {
 	began    time.Time       // of the write that goes on
 	took     time.Duration   // of the last one
 	history  int             // events in the ledger and on their way there
+	forgets  bool            // events aren't kept, since nothing can be written
 }
 
 func newCheckpoint() checkpoint {
@@ -73,6 +78,20 @@ func encode(v any) []byte {
 		panic(fmt.Sprintf("encode %T: %v", v, err))
 	}
 	return b
+}
+
+// crowded says that much waits to be written.
+func (d *Daemon) crowded() bool {
+	return d.judge.Unsaved()+len(d.checkpoint.changed) >= maxUnsaved
+}
+
+// unread is where batches come from; nowhere, as long as the ledger doesn't
+// keep up.
+func (d *Daemon) unread() <-chan batch {
+	if d.checkpoint.writing != nil && d.crowded() {
+		return nil
+	}
+	return d.batches
 }
 
 // commit starts writing what has changed, unless a write is going on.
@@ -119,11 +138,12 @@ func (d *Daemon) committed(err error) {
 	c.writing = nil
 	close(c.written)
 	c.written = make(chan struct{})
-	d.problem("checkpoint", err)
 	if err == nil {
+		d.problem("checkpoint", nil)
 		d.judge.Saved()
 		c.last = c.began
 		c.took = d.o.Now().Sub(c.began)
+		c.forgets = false
 		return
 	}
 	for _, r := range written {
@@ -138,6 +158,15 @@ func (d *Daemon) committed(err error) {
 			}
 		}
 	}
+	// Bans go on without a disk. Windows and bans are bounded by themselves,
+	// what has happened isn't.
+	c.forgets = c.forgets || len(written) >= maxUnsaved
+	if c.forgets {
+		err = fmt.Errorf("%w; until it works again nothing is added to the history", err)
+		d.judge.DropHistory()
+		maps.DeleteFunc(c.changed, func(id [2]string, _ ledger.Record) bool { return id[0] == kindDropped })
+	}
+	d.problem("checkpoint", err)
 }
 
 // flush waits until all that has happened is in the ledger.

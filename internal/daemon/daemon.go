@@ -294,7 +294,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 		case <-ctx.Done():
 			d.o.Notify("STOPPING=1")
 			return nil
-		case b := <-d.batches:
+		case b := <-d.unread():
 			d.take(b)
 		case call := <-d.calls:
 			call()
@@ -324,6 +324,9 @@ func (d *Daemon) loop(ctx context.Context) error {
 		case <-watchdog:
 			d.o.Notify("WATCHDOG=1")
 			happened = false
+		}
+		if d.crowded() && d.problems["checkpoint"] == "" {
+			d.commit()
 		}
 		if happened && !armed {
 			checkpoint.Reset(checkpointEvery)

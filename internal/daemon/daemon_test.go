@@ -29,6 +29,7 @@ type world struct {
 	ledger string
 	names  map[string]netip.Addr
 	ask    func(ctx context.Context, args []string) (bool, error)
+	logs   slog.Level // what is logged
 
 	mu     sync.Mutex
 	step   time.Duration // of the clock
@@ -80,7 +81,7 @@ func (w *world) run() (d *Daemon, stop func()) {
 		},
 		Ask:    func(ctx context.Context, args []string) (bool, error) { return w.ask(ctx, args) },
 		Notify: func(string) {},
-		Log:    slog.New(slog.NewTextHandler(w.t.Output(), nil)),
+		Log:    slog.New(slog.NewTextHandler(w.t.Output(), &slog.HandlerOptions{Level: w.logs})),
 		Now:    w.now,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
