@@ -699,6 +699,19 @@ func TestChangesAreTheState(t *testing.T) {
 	}
 }
 
+// TestNoJailStarves: windows that last longest, as recidive's, don't take all
+// the room there is.
+func TestNoJailStarves(t *testing.T) {
+	watch := simple("recidive", 5)
+	watch.FindTime, watch.WatchesBans = 24*time.Hour, true
+	b := newBench(t, Settings{MaxTracked: 100}, simple("sshd", 2), watch)
+	for i := range 500 {
+		if source := fmt.Sprintf("203.0.%d.%d", i>>8, i&255); b.fail("sshd", source, float64(i), float64(i)) == "" {
+			t.Fatalf("the ban number %d didn't come about: %+v", i+1, b.Stats())
+		}
+	}
+}
+
 // TestFloodLeavesLittleToWrite: sources that are forgotten before they were
 // written need no record, whether writing is slow or doesn't work at all.
 func TestFloodLeavesLittleToWrite(t *testing.T) {

@@ -284,8 +284,10 @@ func (j *Judge) remove(t *track) {
 	delete(t.jail.tracks, t.prefix)
 }
 
-// evict keeps to MaxTracked. Of the windows that one goes which would be
-// forgotten soonest, of the past offenders the one whose ban ended first.
+// evict keeps to MaxTracked. The jail with the most windows loses the one that
+// failed longest ago: where windows that last for a day filled the whole room,
+// those of other jails would be gone before their second failure. Of the past
+// offenders the one goes whose ban ended first.
 func (j *Judge) evict() {
 	limit := j.conf.Settings.MaxTracked
 	if limit <= 0 {
@@ -293,8 +295,9 @@ func (j *Judge) evict() {
 	}
 	for j.tracked > limit {
 		var victim *track
-		for _, js := range j.jails {
-			if t := js.windows.front; t != nil && (victim == nil || t.deadline() < victim.deadline()) {
+		for _, name := range j.names {
+			js := j.jails[name]
+			if t := js.windows.front; t != nil && (victim == nil || js.windows.len > victim.list.len) {
 				victim = t
 			}
 		}
