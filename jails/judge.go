@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"iter"
-	"maps"
 	"math"
 	"net/netip"
 	"slices"
@@ -112,6 +111,7 @@ func NewJudge(c *Config) *Judge {
 		allowed:  map[string]*bart.Lite{},
 		standing: map[netip.Prefix]*track{},
 		events:   map[eventKey]*Event{},
+		brake:    newBrake(0),
 
 		handedEvents: map[eventKey]*Event{},
 	}
@@ -124,9 +124,7 @@ func NewJudge(c *Config) *Judge {
 func (j *Judge) Reload(c *Config) {
 	j.conf = c
 	j.SetAllowed("config", c.Settings.IgnoreIP)
-	if n := c.Settings.MaxBansPerMin; n != j.brake.most || j.brake.made == nil {
-		j.brake = newBrake(n)
-	}
+	j.brake.most = c.Settings.MaxBansPerMin
 	for _, js := range j.jails {
 		js.conf = nil
 	}
@@ -709,16 +707,22 @@ func (h *endHeap) Pop() any {
 // brake is the limit on new bans in any minute, by the times at which they
 // begin and not by the clock: a backlog of a day may ban what a day may.
 type brake struct {
-	most int           // 0: no limit
-	made map[int64]int // bans by the second
-	last int64         // of the seconds
+	most   int           // 0: no limit
+	made   map[int64]int // bans by the second
+	last   int64         // of the seconds
+	pruned int64         // the last when made was pruned
+
+	changed map[int64]bool // seconds, since Changes
+	handed  map[int64]bool
 }
 
 // brakeMemory is how far back a brake remembers, in seconds: lines older than
 // that, beside newer ones, are a rare backlog.
 const brakeMemory = 24 * 60 * 60
 
-func newBrake(most int) brake { return brake{most: most, made: map[int64]int{}} }
+func newBrake(most int) brake {
+	return brake{most: most, made: map[int64]int{}, changed: map[int64]bool{}, handed: map[int64]bool{}}
+}
 
 func (k *brake) free(at time.Time) bool {
 	if k.most <= 0 {
@@ -738,12 +742,23 @@ func (k *brake) release(at time.Time) bool {
 	if k.most <= 0 {
 		return true
 	}
-	k.made[at.Unix()]++
-	k.last = max(k.last, at.Unix())
-	if len(k.made) > 2*brakeMemory {
-		maps.DeleteFunc(k.made, func(s int64, _ int) bool { return s <= k.last-brakeMemory })
-	}
+	k.count(at.Unix(), 1)
 	return true
+}
+
+func (k *brake) count(second int64, bans int) {
+	k.made[second] += bans
+	k.changed[second] = true
+	k.last = max(k.last, second)
+	if k.last >= k.pruned+60*60 {
+		k.pruned = k.last
+		for s := range k.made {
+			if s <= k.last-brakeMemory {
+				delete(k.made, s)
+				k.changed[s] = true
+			}
+		}
+	}
 }
 
 // banTime is how long the next ban lasts for one with so many strikes. The

@@ -2,10 +2,12 @@ package jails
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -18,6 +20,9 @@ const (
 	// KindHistory is what happened, an Event in JSON each, with keys in the
 	// order of time. It only grows: its keeper prunes it, see HistoryKey.
 	KindHistory = "history"
+	// KindBrake is how many bans were made in a second, by the second: what
+	// MaxBansPerMin goes by.
+	KindBrake = "brake"
 )
 
 // Record is one thing for the ledger to remember. A nil Value deletes it.
@@ -126,6 +131,15 @@ func (j *Judge) Changes() []Record {
 		}
 		records = append(records, r)
 	}
+	maps.Copy(j.brake.handed, j.brake.changed)
+	clear(j.brake.changed)
+	for second := range j.brake.handed {
+		r := Record{Kind: KindBrake, Key: strconv.FormatInt(second, 10)}
+		if n := j.brake.made[second]; n > 0 {
+			r.Value = strconv.AppendInt(nil, int64(n), 10)
+		}
+		records = append(records, r)
+	}
 	return records
 }
 
@@ -139,6 +153,7 @@ func (j *Judge) Saved() {
 	}
 	j.handed = nil
 	clear(j.handedEvents)
+	clear(j.brake.handed)
 }
 
 // DropHistory forgets the events that aren't saved; what decides stays. It
@@ -155,6 +170,7 @@ func (j *Judge) Discard() {
 	}
 	j.changed = j.changed[:0]
 	clear(j.events)
+	clear(j.brake.changed)
 }
 
 // trackRecord is a track in JSON; times are Unix nanoseconds.
@@ -221,12 +237,21 @@ func entriesOf(records []entryRecord) []entry {
 }
 
 // Restore takes back what Changes gave, of a judge that has seen nothing
-// yet. Bans that are over meanwhile are ended by the next Expire. Records of
-// other kinds than KindOffender are passed over. On an error the judge must
-// not be used.
+// yet. Bans that are over meanwhile are ended by the next Expire. History is
+// passed over. On an error the judge must not be used.
 func (j *Judge) Restore(records []Record, now time.Time) error {
 	var restored []*track
 	for _, r := range records {
+		if r.Kind == KindBrake && r.Value != nil {
+			second, err := strconv.ParseInt(r.Key, 10, 64)
+			n, err2 := strconv.Atoi(string(r.Value))
+			if err := errors.Join(err, err2); err != nil {
+				return fmt.Errorf("restore %s %q: %w", r.Kind, r.Key, err)
+			}
+			j.brake.made[second] = n
+			j.brake.last = max(j.brake.last, second)
+			j.brake.pruned = j.brake.last
+		}
 		if r.Kind != KindOffender || r.Value == nil {
 			continue
 		}

@@ -141,7 +141,9 @@ func (t *track) trim() {
 
 // decide looks for failures that ban: as many as MaxRetry, the first and the
 // last of them less than FindTime apart and on the same side of wall. It
-// finds the earliest such, or with latest the last.
+// finds the earliest such, or with latest those that the last entry ends: what
+// was held back before isn't decided with its old time, which would depend on
+// when the window was forgotten.
 func decide(entries []entry, conf *Jail, wall int64, latest bool) (first, last int, ok bool) {
 	sum, start := 0, 0
 	for i, e := range entries {
@@ -150,14 +152,11 @@ func decide(entries []entry, conf *Jail, wall int64, latest bool) (first, last i
 			sum -= entries[start].weight
 			start++
 		}
-		if sum >= max(conf.MaxRetry, 1) {
-			first, last, ok = start, i, true
-			if !latest {
-				return
-			}
+		if sum >= max(conf.MaxRetry, 1) && (!latest || i == len(entries)-1) {
+			return start, i, true
 		}
 	}
-	return
+	return 0, 0, false
 }
 
 // maxEvidence is how many lines a ban keeps at most, unless its jail says.

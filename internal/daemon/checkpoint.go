@@ -148,7 +148,7 @@ func (d *Daemon) committed(err error) {
 	}
 	for _, r := range written {
 		switch r.Kind {
-		case jails.KindOffender:
+		case jails.KindOffender, jails.KindBrake:
 		case jails.KindHistory:
 			c.history--
 		default:

@@ -131,3 +131,25 @@ func TestWithoutADisk(t *testing.T) {
 		t.Errorf("%d standing bans in the ledger, %v; want 50", standing, err)
 	}
 }
+
+// TestBrakeSurvives: a restart, or a crash, lets no more bans through.
+func TestBrakeSurvives(t *testing.T) {
+	w := newWorld(t)
+	w.config.Settings.MaxBansPerMin = 1
+	_, stop := w.run()
+	w.fail("192.0.2.1", 3)
+	w.untilBanned("192.0.2.1")
+	stop()
+	d, _ := w.run()
+	w.fail("192.0.2.2", 3)
+	for told := false; !told; {
+		s, err := d.Status(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		told = len(s.Problems) == 1 && strings.Contains(s.Problems[0], "new ones are held back")
+	}
+	if _, ok := w.kernel.banned("192.0.2.2"); ok {
+		t.Error("192.0.2.2 is banned")
+	}
+}

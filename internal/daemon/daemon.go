@@ -183,6 +183,7 @@ type Daemon struct {
 	expiry     *time.Timer
 	checkpoint checkpoint
 	questions  questions
+	kept       uint64 // failures that had to wait, so far
 	braked     uint64 // bans held back, as last said
 	burst      burst
 	brakedAt   time.Time
@@ -245,6 +246,9 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	besides, stop := context.WithCancel(ctx)
 	defer d.endAsking(stop)
 	if err := d.beginAsking(besides); err != nil {
+		return err
+	}
+	if err := d.resumeNames(); err != nil {
 		return err
 	}
 	if err := d.startReading(); err != nil {

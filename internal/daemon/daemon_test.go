@@ -28,6 +28,7 @@ type world struct {
 	log    *log
 	ledger string
 	names  map[string]netip.Addr
+	lookup func(ctx context.Context, name string) ([]netip.Addr, error) // instead
 	ask    func(ctx context.Context, args []string) (bool, error)
 	logs   slog.Level // what is logged
 
@@ -73,7 +74,10 @@ func (w *world) run() (d *Daemon, stop func()) {
 		Present:   func(*jails.Jail) bool { return true },
 		Blocklist: w.kernel, Host: w.host.host(), LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
-		Lookup: func(_ context.Context, name string) ([]netip.Addr, error) {
+		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
+			if w.lookup != nil {
+				return w.lookup(ctx, name)
+			}
 			if a, ok := w.names[name]; ok {
 				return []netip.Addr{a}, nil
 			}

@@ -23,6 +23,7 @@ const (
 
 // named is a failure of a host name in a jail that looks names up.
 type named struct {
+	key     string // in the ledger
 	jail    string
 	failure *matcher.Failure
 }
@@ -38,13 +39,24 @@ func (d *Daemon) byName(jail string, f *matcher.Failure) bool {
 	if !ok || j.UseDNS != jails.DNSYes && j.UseDNS != jails.DNSWarn {
 		return false
 	}
-	select {
-	case d.named <- named{jail, f.Clone()}:
+	if len(d.named) < cap(d.named) { // nobody else puts anything there
+		f = f.Clone()
+		d.named <- named{d.keep(kindNamed, jail, f), jail, f}
 		d.problem("names", nil)
-	default:
+	} else {
 		d.problem("names", fmt.Errorf("more host names than can be looked up: failures are dropped in jail %s; set usedns = \"no\" there", jail))
 	}
 	return true
+}
+
+// resumeNames hands those failures to the resolver again whose names had no
+// answer when the daemon ended.
+func (d *Daemon) resumeNames() error {
+	again, err := d.waited(kindNamed)
+	for _, r := range again {
+		d.byName(r.Jail, r.Failure)
+	}
+	return err
 }
 
 // resolveFailures looks up the names of failures, one after the other, and
@@ -70,7 +82,11 @@ func (d *Daemon) resolveFailures(ctx context.Context) {
 				a.until = d.o.Now().Add(lookupKeep)
 				cache[host] = a
 			}
+			if ctx.Err() != nil {
+				return // it is looked up again at the next start
+			}
 			_ = d.do(ctx, func() { // only ended together with ctx
+				d.drop(kindNamed, n.key)
 				for _, addr := range a.addrs {
 					f := n.failure.Clone()
 					f.Source = netip.PrefixFrom(addr, addr.BitLen())

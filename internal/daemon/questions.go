@@ -2,14 +2,12 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
-	"xdpban/internal/ledger"
 	"xdpban/jails"
 	"xdpban/matcher"
 )
@@ -21,9 +19,6 @@ const (
 	askWaiting = 100              // failures that wait for one answer; more of one source add nothing
 )
 
-// kindAsked are the ledger's records of failures that wait for an answer.
-const kindAsked = "asked"
-
 // questions are those about sources that a jail's ignorecommand may spare.
 // The program runs beside the loop and in each jail's own turn: one that hangs
 // holds up what waits for its answer, and nothing else. What waits is in the
@@ -33,7 +28,6 @@ type questions struct {
 	wait sync.WaitGroup
 
 	// The loop's.
-	next    uint64 // number of the next record
 	open    map[string]*question
 	answers map[string]*answers // by jail
 }
@@ -49,11 +43,6 @@ type question struct {
 type asked struct {
 	key     string
 	failure *matcher.Failure
-}
-
-type askedRecord struct {
-	Jail    string           `json:"jail"`
-	Failure *matcher.Failure `json:"failure"`
 }
 
 // answers are a jail's, kept as long as its ignorecache says.
@@ -118,9 +107,7 @@ func (d *Daemon) ask(jail string, f *matcher.Failure) bool {
 		return true
 	}
 	f = f.Clone()
-	w := asked{fmt.Sprintf("%020d", d.questions.next), f}
-	d.questions.next++
-	d.checkpoint.put(ledger.Record{Kind: kindAsked, Key: w.key, Value: encode(askedRecord{jail, f})})
+	w := asked{d.keep(kindAsked, jail, f), f}
 	if q != nil {
 		q.waiting = append(q.waiting, w)
 		return true
@@ -168,7 +155,7 @@ func (d *Daemon) answered(q *question, spare bool, err error) {
 	}
 	var bans []jails.Ban
 	for _, w := range q.waiting {
-		d.checkpoint.put(ledger.Record{Kind: kindAsked, Key: w.key})
+		d.drop(kindAsked, w.key)
 		if !spare {
 			bans = append(bans, d.judge.Failure(q.jail, w.failure, now)...)
 		}
@@ -186,16 +173,7 @@ func (d *Daemon) answered(q *question, spare bool, err error) {
 // had no answer when the daemon ended.
 func (d *Daemon) beginAsking(ctx context.Context) error {
 	d.questions.ctx = ctx
-	var again []askedRecord
-	err := d.ledger.Walk(kindAsked, func(key string, value []byte) error {
-		var r askedRecord
-		if err := json.Unmarshal(value, &r); err != nil || r.Failure == nil {
-			return fmt.Errorf("restore the question %s: %w", key, err)
-		}
-		again = append(again, r)
-		d.checkpoint.put(ledger.Record{Kind: kindAsked, Key: key})
-		return nil
-	})
+	again, err := d.waited(kindAsked)
 	for _, r := range again {
 		if d.ask(r.Jail, r.Failure) {
 			continue

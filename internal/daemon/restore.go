@@ -43,15 +43,17 @@ func (d *Daemon) restore() error {
 	if err != nil {
 		return err
 	}
-	var offenders []jails.Record
-	err = l.Walk(jails.KindOffender, func(key string, value []byte) error {
-		offenders = append(offenders, jails.Record{Kind: jails.KindOffender, Key: key, Value: slices.Clone(value)})
-		return nil
-	})
-	if err != nil {
-		return err
+	var state []jails.Record
+	for _, kind := range []string{jails.KindOffender, jails.KindBrake} {
+		err = l.Walk(kind, func(key string, value []byte) error {
+			state = append(state, jails.Record{Kind: kind, Key: key, Value: slices.Clone(value)})
+			return nil
+		})
+		if err != nil {
+			return err
+		}
 	}
-	if err := d.judge.Restore(offenders, d.o.Now()); err != nil {
+	if err := d.judge.Restore(state, d.o.Now()); err != nil {
 		return fmt.Errorf("restore from ledger %s: %w", d.o.LedgerPath, err)
 	}
 	return nil
