@@ -43,7 +43,7 @@ func TestMonitoring(t *testing.T) {
 	b.put("/etc/xdpban/xdpban.toml", "metrics = \"127.0.0.1:9477\"\nweb = \"127.0.0.1:9478\"\n")
 	appendTo(t, b.server, "/var/log/auth.log", failure(time.Now(), "192.0.2.200"))
 	b.protect()
-	b.untilProblem("metrics isn't served: listen on 127.0.0.1:9477: bind: address already in use", false)
+	b.untilProblem("metrics isn't served: listen tcp 127.0.0.1:9477: bind: address already in use", false)
 	b.attack(attacker4)
 	b.untilBanned(attacker4)
 	if err := held.Close(); err != nil {
