@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -292,7 +293,11 @@ func (b *Blocklist) links() (out []pinnedLink, err error) {
 		info, err := l.Info()
 		if err != nil || info.XDP() == nil {
 			closeLinks(out)
-			return nil, &PinError{Path: pin, Reason: fmt.Sprintf("it is no XDP link: %v", err)}
+			return nil, &PinError{Path: pin, Reason: "it is no link of an XDP program"}
+		}
+		if name, ok := programName(info.Program); ok && name != kernProgXdpban {
+			closeLinks(out)
+			return nil, &PinError{Path: pin, Reason: fmt.Sprintf("it is the link of a program %q, id %d", name, info.Program)}
 		}
 		index := int(info.XDP().Ifindex)
 		if index == 0 {
@@ -308,6 +313,22 @@ func (b *Blocklist) links() (out []pinnedLink, err error) {
 		out[len(out)-1] = p
 	}
 	return out, nil
+}
+
+// programName is the name that the kernel knows a program by. ok is false if
+// it can't be asked for: that takes CAP_SYS_ADMIN, and the daemon's unit goes
+// without.
+func programName(id ebpf.ProgramID) (name string, ok bool) {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return "", false
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return "", false
+	}
+	return info.Name, true
 }
 
 func modeOf(attached uint32) Mode {
