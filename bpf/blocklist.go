@@ -513,6 +513,9 @@ func (b *Blocklist) Sync(bans []Ban) error {
 	if _, err := b.add(add, prefixes); err != nil {
 		return err
 	}
+	// A packet that has looked for the new entries before they were made is
+	// yet to look for the old ones.
+	waitForPrograms()
 	return remove()
 }
 
