@@ -295,7 +295,7 @@ func (b *Blocklist) links() (out []pinnedLink, err error) {
 			closeLinks(out)
 			return nil, &PinError{Path: pin, Reason: "it is no link of an XDP program"}
 		}
-		if name, ok := programName(info.Program); ok && name != kernProgXdpban {
+		if name, ok := programName(info.Program); ok && name != kernProgXdpban && name != "" {
 			closeLinks(out)
 			return nil, &PinError{Path: pin, Reason: fmt.Sprintf("it is the link of a program %q, id %d", name, info.Program)}
 		}

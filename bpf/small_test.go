@@ -11,6 +11,7 @@ import (
 // TestSmall fills all maps of a small set, and asks the kernel what they
 // take: no more than is promised.
 func TestSmall(t *testing.T) {
+	needLinux(t, 6, 4, "telling all that a map takes")
 	b := open(t, Options{Dir: bpffs(t)}.Small())
 	l, err := b.Limits()
 	must(t, err)
