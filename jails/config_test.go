@@ -289,6 +289,13 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"max_bans_per_minute": {"-1"}, "remember": {"'soon'", "0"}, "bpf_dir": {"'bpf'"}, "socket": {"'xdpban.sock'", "'/" + strings.Repeat("x", 107) + "'"}, "state_dir": {"'lib'"},
 		"metrics": {"'9477'", "9477", "'localhost:9477'", "'127.0.0.1:0'", "'0.0.0.0:9477'", "'[::]:9477'"}, "web": {"9478", "'192.0.2.1:9478'"}, "token_file": {"'token'", "7"},
 	}
+	settings["fleet"] = []string{"'web'", "{ name = 'a b', url = 'nats://x' }", "{ url = 'nats://x' }", "{ name = 'web' }"}
+	fleet := map[string][]string{
+		"name": {"'a b'", "7"}, "host": {"'web.example'", "7"}, "url": {"['192.0.2.5:4222']", "'https://192.0.2.5'", "[7]"},
+		"creds": {"'fleet.creds'", "7"}, "nkey": {"'fleet.nkey'"}, "tls": {"'yes'", "{ ca = 'ca.pem' }", "{ cert = '/x' }", "{ certificate = '/x' }"},
+		"publish": {"['a b']", "7"}, "subscribe": {"['']"}, "max_ban": {"3600", "'soon'"}, "quorum": {"0", "'two'"}, "peer_bans_per_minute": {"-1"},
+		"peer_bans": {"0"}, "widest4": {"7", "33"}, "widest6": {"15", "129"}, "evidence": {"'yes'"}, "replicas": {"0", "6"},
+	}
 	growth := map[string][]string{
 		"enabled": {"'yes'"}, "factor": {"0", "'2'"}, "multipliers": {"[]", "[0]", "['x']", "2"}, "formula": {"'ban.Time +'", "7"}, "max": {"'forever'", "1"},
 		"random": {"'often'"}, "all_jails": {"1"},
@@ -306,12 +313,20 @@ func TestEveryOptionRefuses(t *testing.T) {
 		bad              map[string][]string
 	}{
 		{SettingsFile, "# first\n%s\n", "", 2, settings},
+		{SettingsFile, "[fleet]\n%s\n", "fleet.", 2, fleet},
 		{"jail.d/x.toml", "[defaults]\n%s\n[jail.x]\n" + rest, "defaults.", 2, limits},
 		{"jail.d/x.toml", "[jail.x]\n%s\n", "jail.x.", 2, jail},
 		{"jail.d/x.toml", "[jail.x]\n# growth\nincrement = { %s }\n" + rest, "jail.x.increment.", 3, growth},
 	} {
 		load := func(key, value string) Problems {
 			text := fmt.Sprintf(c.place, key+" = "+value)
+			if c.key == "fleet." {
+				for k, v := range map[string]string{"name": "web", "host": "web1", "url": "nats://192.0.2.5:4222"} {
+					if k != key {
+						text += fmt.Sprintf("%s = %q\n", k, v)
+					}
+				}
+			}
 			if c.key == "jail.x." {
 				for l := range strings.Lines(rest) {
 					if k, _, _ := strings.Cut(l, " "); k != key {

@@ -31,6 +31,9 @@ type Ban struct {
 	Observed bool
 	// Ports are what it is limited to; none: everything of the source.
 	Ports []PortRange `json:",omitempty"`
+	// From says which hosts of the fleet made it, by which jails; empty: it
+	// was made here.
+	From string `json:",omitempty"`
 }
 
 // Forever says that the ban has no end.
@@ -231,6 +234,8 @@ type Settings struct {
 	// Remember is how long a past ban counts as a strike, from its end on;
 	// 0: always.
 	Remember time.Duration
+	// Fleet says with whom bans are shared.
+	Fleet Fleet
 }
 
 // Jail finds a jail by its name.

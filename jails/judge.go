@@ -437,6 +437,9 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 		until = b.Until.UnixNano()
 	}
 	if old := t.ban; old != nil && old.standing && !old.observed {
+		if b.From != "" {
+			old.from, old.evidence = b.From, b.Evidence
+		}
 		if old.until == forever || until != forever && until <= old.until {
 			return t.asBan(old), nil
 		}
@@ -453,7 +456,7 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 	}
 	t.ban = &ban{
 		since: b.Since.UnixNano(), until: until, fixed: true,
-		strikes: t.strikes, failures: b.Failures, pattern: b.Pattern, evidence: b.Evidence, index: -1,
+		strikes: t.strikes, failures: b.Failures, pattern: b.Pattern, evidence: b.Evidence, from: b.From, index: -1,
 	}
 	t.window = nil
 	j.stand(t)
@@ -546,6 +549,37 @@ func (j *Judge) Standing() iter.Seq[Ban] {
 		}
 	}
 }
+
+// StandingOf walks one jail's bans that stand. The order is random.
+func (j *Judge) StandingOf(jail string) iter.Seq[Ban] {
+	return func(yield func(Ban) bool) {
+		js := j.jails[jail]
+		if js == nil {
+			return
+		}
+		for _, t := range js.tracks {
+			if t.ban != nil && t.ban.standing && !t.ban.observed && !yield(t.asBan(t.ban)) {
+				return
+			}
+		}
+	}
+}
+
+// StandingBy returns what one jail holds against exactly this prefix.
+func (j *Judge) StandingBy(p netip.Prefix, jail string) (Ban, bool) {
+	js := j.jails[jail]
+	if js == nil {
+		return Ban{}, false
+	}
+	t := js.tracks[unmap(p)]
+	if t == nil || t.ban == nil || !t.ban.standing || t.ban.observed {
+		return Ban{}, false
+	}
+	return t.asBan(t.ban), true
+}
+
+// Jails names those that have held something, configured or not, sorted.
+func (j *Judge) Jails() []string { return slices.Clone(j.names) }
 
 // Find returns what has to hold for exactly this prefix: the ban that ends
 // last, limited to the ports of all bans that stand, or to none if one of them

@@ -391,6 +391,7 @@ func (l *loader) readSettings() Settings {
 	s.MaxBans = uint32(bans)
 	r.number("max_tracked", &s.MaxTracked, 1, 1<<27)
 	r.number("max_bans_per_minute", &s.MaxBansPerMin, 0, 1<<20)
+	r.fleet(&s.Fleet)
 	r.duration("remember", &s.Remember, true)
 	if s.Remember == Forever {
 		s.Remember = 0

@@ -195,6 +195,7 @@ type banRecord struct {
 	Failures int           `json:"failures,omitempty"`
 	Pattern  string        `json:"pattern,omitempty"`
 	Evidence []string      `json:"evidence,omitempty"`
+	From     string        `json:"from,omitempty"`
 	Decided  []entryRecord `json:"decided,omitempty"`
 	Standing bool          `json:"standing,omitempty"`
 	Observed bool          `json:"observed,omitempty"`
@@ -213,7 +214,7 @@ func (t *track) marshal() []byte {
 	r := trackRecord{Window: entryRecords(t.window), Strikes: t.strikes, Braked: t.braked}
 	if b := t.ban; b != nil {
 		r.Ban = &banRecord{
-			b.since, b.until, b.strikes, b.failures, b.pattern, b.evidence,
+			b.since, b.until, b.strikes, b.failures, b.pattern, b.evidence, b.from,
 			entryRecords(b.decided), b.standing, b.observed, b.fixed,
 		}
 	}
@@ -272,7 +273,7 @@ func (j *Judge) Restore(records []Record, now time.Time) error {
 		if b := v.Ban; b != nil {
 			t.ban = &ban{
 				since: b.Since, until: b.Until, strikes: b.Strikes, failures: b.Failures, pattern: b.Pattern,
-				decided: entriesOf(b.Decided), evidence: b.Evidence, observed: b.Observed, fixed: b.Fixed, index: -1,
+				decided: entriesOf(b.Decided), evidence: b.Evidence, from: b.From, observed: b.Observed, fixed: b.Fixed, index: -1,
 			}
 			if b.Standing {
 				j.stand(t)

@@ -53,6 +53,7 @@ type ban struct {
 	// history has them.
 	decided  []entry
 	evidence []string
+	from     string
 	standing bool
 	observed bool
 	fixed    bool // the end was set, not computed
@@ -83,7 +84,7 @@ func (t *track) newBan(decided []entry, strikes int) *ban {
 func (t *track) asBan(b *ban) Ban {
 	out := Ban{
 		Prefix: t.prefix, Jail: t.jail.name, Since: time.Unix(0, b.since),
-		Strikes: b.strikes, Failures: b.failures, Pattern: b.pattern, Evidence: b.evidence, Observed: b.observed,
+		Strikes: b.strikes, Failures: b.failures, Pattern: b.pattern, Evidence: b.evidence, Observed: b.observed, From: b.from,
 	}
 	if b.until != forever {
 		out.Until = time.Unix(0, b.until)

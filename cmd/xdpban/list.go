@@ -45,7 +45,11 @@ func printBans(w io.Writer, bans []control.Ban, now time.Time) {
 		if len(b.Ports) > 0 {
 			prefix += " to " + strings.Join(b.Ports, ",")
 		}
-		t.row(prefix, b.Jail, left(b.Until.Time, now),
+		jail := b.Jail
+		if b.From != "" {
+			jail += " (" + b.From + ")"
+		}
+		t.row(prefix, jail, left(b.Until.Time, now),
 			strconv.FormatUint(b.Packets, 10), strconv.FormatUint(b.Bytes, 10), clock(b.Since))
 	}
 	t.flush()

@@ -372,6 +372,12 @@ func (fakeDaemon) History(_ context.Context, q control.HistoryQuery) ([]control.
 func (fakeDaemon) Import(_ context.Context, r control.ImportRequest) (control.ImportResult, error) {
 	return control.ImportResult{Added: len(r.Bans)}, nil
 }
+func (fakeDaemon) Eject(_ context.Context, r control.EjectRequest) error {
+	if r.Host == "web9" {
+		return fmt.Errorf("%w: web9 isn't ejected", control.ErrNotFound)
+	}
+	return nil
+}
 func (fakeDaemon) Reload(context.Context) (control.ReloadResult, error) {
 	return control.ReloadResult{Jails: []string{"sshd"}, Warnings: []string{"careful"}}, nil
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,6 +25,7 @@ import (
 	"xdpban/bpf"
 	"xdpban/internal/control"
 	"xdpban/internal/daemon"
+	"xdpban/internal/fleet"
 	"xdpban/internal/host"
 	"xdpban/internal/network"
 	"xdpban/internal/source"
@@ -78,7 +80,8 @@ func (c *runCmd) Run(a *app) error {
 	}
 
 	outside := network.Network{Socket: c.NetSocket}
-	d := daemon.New(daemon.Options{
+	var shared *fleet.Fleet
+	options := daemon.Options{
 		Version:   version,
 		Load:      load,
 		Open:      func(p daemon.Plan) ([]source.Source, error) { return openSources(p, log) },
@@ -100,11 +103,23 @@ func (c *runCmd) Run(a *app) error {
 		Watchdog: watchdog,
 		Log:      log,
 		Now:      time.Now,
-	})
+	}
+	if s.Fleet.Name != "" {
+		shared = fleet.New(fleet.Options{
+			Settings: s.Fleet, Version: version, Dial: outside.Dial, StatePath: filepath.Join(s.StateDir, "fleet.db"), Log: log, Now: time.Now,
+		})
+		options.Fleet = shared
+		options.Changed = append(options.Changed, func(c daemon.Change) { tellFleet(shared, c) })
+	}
+	d := daemon.New(options)
 	ctx, stop := context.WithCancelCause(a.ctx)
 	defer stop(nil)
 	served := make(chan struct{})
+	var besides sync.WaitGroup
 	ready := func() {
+		if shared != nil {
+			besides.Go(func() { shared.Run(ctx, d) })
+		}
 		go serve(ctx, d, s, "metrics", s.Metrics, outside, log, func(string) (http.Handler, error) { return web.Metrics(d, log) })
 		go serve(ctx, d, s, "web", s.Web, outside, log, func(token string) (http.Handler, error) { return web.Page(d, token, log) })
 		go func() {
@@ -124,7 +139,18 @@ func (c *runCmd) Run(a *app) error {
 	if started {
 		<-served
 	}
+	besides.Wait()
 	return err
+}
+
+// tellFleet has the fleet know what has become of a ban.
+func tellFleet(f *fleet.Fleet, c daemon.Change) {
+	switch c.Event {
+	case daemon.EventBan:
+		f.Banned(c.Ban)
+	case daemon.EventUnban:
+		f.Unbanned(c.Ban)
+	}
 }
 
 // serve serves one of the ports, if the settings name it. What goes wrong is a

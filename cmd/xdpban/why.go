@@ -45,6 +45,9 @@ func printWhy(w io.Writer, y control.Why, now time.Time) {
 		default:
 			fmt.Fprintf(w, "%s covers it too, by %s\n", short(b.Prefix), printable(b.Jail))
 		}
+		if b.From != "" {
+			fmt.Fprintf(w, "  seen by  %s\n", printable(b.From))
+		}
 		fmt.Fprintf(w, "  since    %s\n", clock(b.Since))
 		if b.Until.IsZero() {
 			fmt.Fprintf(w, "  until    forever\n")

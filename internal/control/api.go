@@ -49,6 +49,8 @@ type Daemon interface {
 	History(ctx context.Context, q HistoryQuery) ([]Event, error)
 	// Import takes over bans with their own ends.
 	Import(ctx context.Context, r ImportRequest) (ImportResult, error)
+	// Eject says whether a host of the fleet is no longer to be heeded.
+	Eject(ctx context.Context, r EjectRequest) error
 	// Reload reads the configuration again. On an error the old one goes on.
 	Reload(ctx context.Context) (ReloadResult, error)
 }
@@ -140,13 +142,15 @@ type Ban struct {
 	// leaves both out.
 	Pattern  string   `json:"pattern,omitempty"`
 	Evidence []string `json:"evidence,omitempty"`
+	// From says which hosts of the fleet made it, by which jails.
+	From string `json:"from,omitempty"`
 }
 
 // FromJail makes a wire ban of a decision; its counts are zero.
 func FromJail(b jails.Ban) Ban {
 	w := Ban{
 		Prefix: b.Prefix, Jail: b.Jail, Since: b.Since.UTC(), Until: Time{b.Until},
-		Strikes: b.Strikes, Failures: b.Failures, Pattern: b.Pattern, Evidence: b.Evidence,
+		Strikes: b.Strikes, Failures: b.Failures, Pattern: b.Pattern, Evidence: b.Evidence, From: b.From,
 	}
 	for _, r := range b.Ports {
 		w.Ports = append(w.Ports, r.String())
@@ -268,6 +272,48 @@ type Status struct {
 	Errors uint64 `json:"errors"`
 	// Held counts the bans that the limit has held back.
 	Held uint64 `json:"held"`
+	// Fleet is the sharing of bans; null without it.
+	Fleet *Fleet `json:"fleet"`
+}
+
+// Fleet is the sharing of bans with other hosts at a glance.
+type Fleet struct {
+	Name string `json:"name"`
+	Host string `json:"host"` // this host's name in it
+	// Server is who we are connected to; empty: to nobody.
+	Server string `json:"server"`
+	// Synced says that all that others have banned is known.
+	Synced bool `json:"synced"`
+	// Waiting counts the bans and unbans of this host that aren't sent yet.
+	Waiting int `json:"waiting"`
+	// Behind counts the changes that others have made and that aren't read yet.
+	Behind uint64 `json:"behind"`
+	// Bans counts what others have banned and is in force here for that.
+	Bans int `json:"bans"`
+	// Published counts the bans and unbans sent since the start, and Received
+	// those of others.
+	Published uint64 `json:"published"`
+	Received  uint64 `json:"received"`
+	// Refused counts the bans that this host's allowlist kept from being
+	// put in force.
+	Refused uint64 `json:"refused"`
+	// Rejected counts, by reason, what others wrote and is not heeded.
+	Rejected map[string]uint64 `json:"rejected,omitempty"`
+	Hosts    []FleetHost       `json:"hosts"`
+}
+
+// FleetHost is another host of the fleet.
+type FleetHost struct {
+	Host    string `json:"host"`
+	Version string `json:"version,omitempty"`
+	Heard   Time   `json:"heard"` // when it last said that it is there; null: it didn't
+	// Lag is how long its last word took, by both clocks: it holds the
+	// difference between them.
+	Lag      float64 `json:"lag_seconds"`
+	Bans     int     `json:"bans"`     // of it that are known
+	Held     int     `json:"held"`     // of them, held back: too many in a minute
+	Rejected uint64  `json:"rejected"` // not heeded
+	Ejected  bool    `json:"ejected"`
 }
 
 // Matching counts blocks of lines by how long matching them took.
@@ -387,6 +433,12 @@ type ImportResult struct {
 	Over     int       `json:"over"`    // had ended already
 	Removed  int       `json:"removed"` // by Replace
 	Refused  []Refusal `json:"refused,omitempty"`
+}
+
+// EjectRequest asks to heed a host of the fleet no more, or again.
+type EjectRequest struct {
+	Host string `json:"host"`
+	Back bool   `json:"back,omitempty"`
 }
 
 // ReloadResult says what a reload changed.

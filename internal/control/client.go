@@ -133,6 +133,11 @@ func (c *Client) Import(ctx context.Context, r ImportRequest) (res ImportResult,
 	return res, c.call(ctx, "POST", "import", nil, r, &res)
 }
 
+// Eject says whether a host of the fleet is no longer to be heeded.
+func (c *Client) Eject(ctx context.Context, r EjectRequest) error {
+	return c.call(ctx, "POST", "fleet/eject", nil, r, &struct{}{})
+}
+
 // Reload makes the daemon read its configuration again.
 func (c *Client) Reload(ctx context.Context) (res ReloadResult, err error) {
 	return res, c.call(ctx, "POST", "reload", nil, struct{}{}, &res)

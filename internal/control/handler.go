@@ -43,6 +43,7 @@ func newHandler(d Daemon, s Socket, log *slog.Logger) http.Handler {
 	mux.HandleFunc("POST /v1/allow", h.write(h.allow))
 	mux.HandleFunc("POST /v1/disallow", h.write(h.disallow))
 	mux.HandleFunc("POST /v1/import", h.write(h.importBans))
+	mux.HandleFunc("POST /v1/fleet/eject", h.write(h.eject))
 	mux.HandleFunc("POST /v1/reload", h.write(h.reload))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, fmt.Errorf("%w: no such call: %s %s", ErrNotFound, r.Method, r.URL.Path))
@@ -307,6 +308,17 @@ func (h *handler) importBans(r *http.Request) (any, error) {
 		}
 	}
 	return h.daemon.Import(r.Context(), q)
+}
+
+func (h *handler) eject(r *http.Request) (any, error) {
+	var q EjectRequest
+	if err := body(r, &q); err != nil {
+		return nil, err
+	}
+	if !jails.FleetName(q.Host) {
+		return nil, fmt.Errorf("%w: %q can't be the name of a host in a fleet", ErrInvalid, q.Host)
+	}
+	return struct{}{}, h.daemon.Eject(r.Context(), q)
 }
 
 func (h *handler) reload(r *http.Request) (any, error) {

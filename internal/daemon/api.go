@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -62,6 +63,9 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 			s.Problems = append(s.Problems, d.problems[key])
 		}
 	})
+	if d.o.Fleet != nil {
+		s.Fleet = d.o.Fleet.Status()
+	}
 	return s, err
 }
 
@@ -69,7 +73,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 // asked a chunk at a time.
 func (d *Daemon) List(ctx context.Context, q control.ListQuery) iter.Seq2[control.Ban, error] {
 	return func(yield func(control.Ban, error) bool) {
-		if q.Jail != "" && q.Jail != jails.Manual {
+		if q.Jail != "" && q.Jail != jails.Manual && q.Jail != jails.ByFleet {
 			known := false
 			if err := d.do(ctx, func() { _, known = d.config.Jail(q.Jail) }); err != nil {
 				yield(control.Ban{}, err)
@@ -85,7 +89,7 @@ func (d *Daemon) List(ctx context.Context, q control.ListQuery) iter.Seq2[contro
 			err := d.do(ctx, func() {
 				for i := range bans {
 					if b, ok := d.judge.Find(bans[i].Prefix); ok && b.Jail == bans[i].Jail {
-						bans[i].Strikes, bans[i].Failures = b.Strikes, b.Failures
+						bans[i].Strikes, bans[i].Failures, bans[i].From = b.Strikes, b.Failures, b.From
 					}
 				}
 			})
@@ -279,6 +283,7 @@ func (d *Daemon) unbanned(p netip.Prefix, e Entry, stood bool) []Entry {
 			d.dropped(ended[0])
 		}
 		d.log.Info("unban "+short(p), "event", EventUnban, "jail", ended[i].Jail, "addr", short(p), "packets", ended[i].Packets)
+		d.changed(EventUnban, ended[i])
 	}
 	return ended
 }
@@ -561,8 +566,8 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 	case d.reloaded <- struct{}{}:
 	default:
 	}
-	if was, is := old.Settings, config.Settings; was.BPFDir != is.BPFDir || was.Socket != is.Socket || was.StateDir != is.StateDir || was.MaxBans != is.MaxBans || was.Mode != is.Mode || was.Metrics != is.Metrics || was.Web != is.Web || was.TokenFile != is.TokenFile {
-		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, metrics, web, token_file, max_bans and mode are taken at a restart, not at a reload")
+	if was, is := old.Settings, config.Settings; was.BPFDir != is.BPFDir || was.Socket != is.Socket || was.StateDir != is.StateDir || was.MaxBans != is.MaxBans || was.Mode != is.Mode || was.Metrics != is.Metrics || was.Web != is.Web || was.TokenFile != is.TokenFile || !reflect.DeepEqual(was.Fleet, is.Fleet) {
+		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, metrics, web, token_file, fleet, max_bans and mode are taken at a restart, not at a reload")
 		d.log.Warn(result.Warnings[0])
 	}
 	d.log.Info("configuration reloaded", "event", EventReload, "jails", len(result.Jails))

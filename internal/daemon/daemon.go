@@ -91,6 +91,19 @@ type Plan struct {
 	Journal []source.Selection
 }
 
+// Fleet shares bans with other hosts. Package fleet has it. Its methods don't
+// wait for anything.
+type Fleet interface {
+	Status() *control.Fleet
+	Eject(host string, back bool) error
+}
+
+// Change is what has become of a ban: in force, over, or ended by somebody.
+type Change struct {
+	Event string // EventBan, EventUnban or EventOver
+	Entry        // with its counts, once it has ended
+}
+
 // Options are what a Daemon is made of.
 type Options struct {
 	Version string
@@ -108,6 +121,9 @@ type Options struct {
 	// Ask runs a program that says whether somebody is to be spared:
 	// ignorecommand. It ends when ctx does.
 	Ask func(ctx context.Context, args []string) (spare bool, err error)
+	// Changed hears, in the loop, of bans: it must not wait for anything.
+	Changed []func(Change)
+	Fleet   Fleet // nil: there is none
 	// LedgerPath is the ledger's file.
 	LedgerPath string
 	// HaveJournal says that a journal is there to be read.
@@ -461,13 +477,17 @@ func (d *Daemon) brake() {
 func (d *Daemon) enforce(bans []jails.Ban) {
 	d.apply(bans)
 	for _, b := range bans {
-		until := "forever"
-		if !b.Forever() {
-			until = b.Until.Format(time.RFC3339)
-		}
-		d.log.Info("ban "+short(b.Prefix), "event", EventBan, "jail", b.Jail, "addr", short(b.Prefix), "until", until, "failures", b.Failures, "strikes", b.Strikes)
+		d.log.Info("ban "+short(b.Prefix), "event", EventBan, "jail", b.Jail, "addr", short(b.Prefix), "until", end(b), "failures", b.Failures, "strikes", b.Strikes)
+		d.changed(EventBan, Entry{Ban: b})
 	}
 	d.armExpiry()
+}
+
+// changed tells what wants to know what has become of a ban.
+func (d *Daemon) changed(event string, e Entry) {
+	for _, tell := range d.o.Changed {
+		tell(Change{event, e})
+	}
 }
 
 // apply puts bans in the kernel. What the kernel doesn't take is tried again.
@@ -544,6 +564,7 @@ func (d *Daemon) lift(b jails.Ban) {
 	e.Ban = b
 	d.dropped(e)
 	d.log.Info("ban of "+short(b.Prefix)+" is over", "event", EventOver, "jail", b.Jail, "addr", short(b.Prefix), "packets", e.Packets, "bytes", e.Bytes)
+	d.changed(EventOver, e)
 }
 
 func (d *Daemon) armExpiry() {

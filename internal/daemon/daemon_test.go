@@ -30,7 +30,9 @@ type world struct {
 	names  map[string]netip.Addr
 	lookup func(ctx context.Context, name string) ([]netip.Addr, error) // instead
 	ask    func(ctx context.Context, args []string) (bool, error)
-	logs   slog.Level // what is logged
+	// changed hears of bans, if it is set.
+	changed func(Change)
+	logs    slog.Level // what is logged
 
 	mu     sync.Mutex
 	step   time.Duration // of the clock
@@ -70,8 +72,13 @@ func (w *world) run() (d *Daemon, stop func()) {
 			c := *w.config
 			return &c, nil
 		},
-		Open:      func(Plan) ([]source.Source, error) { return []source.Source{w.log}, nil },
-		Present:   func(*jails.Jail) bool { return true },
+		Open:    func(Plan) ([]source.Source, error) { return []source.Source{w.log}, nil },
+		Present: func(*jails.Jail) bool { return true },
+		Changed: []func(Change){func(c Change) {
+			if w.changed != nil {
+				w.changed(c)
+			}
+		}},
 		Blocklist: w.kernel, Host: w.host.host(), LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {

@@ -78,7 +78,22 @@ var (
 	problems      = desc("problems", "What an operator should look at: see xdpban status.")
 	errorsTotal   = desc("errors_total", "Problems since the start, those that are over included.")
 
+	fleetConnected = desc("fleet_connected", "1: a NATS server of the fleet is reached.")
+	fleetSynced    = desc("fleet_synced", "1: all that others have banned is known.")
+	fleetWaiting   = desc("fleet_waiting", "Bans and unbans of this host that aren't shared yet.")
+	fleetBans      = desc("fleet_bans", "Bans of others that are in force here.")
+	fleetSent      = desc("fleet_sent_total", "Bans and unbans shared.")
+	fleetReceived  = desc("fleet_received_total", "Bans and unbans of others.")
+	fleetRefused   = desc("fleet_refused_total", "Bans of others that the allowlist kept from being put in force.")
+	fleetRejected  = desc("fleet_rejected_total", "What others wrote and is not heeded.", "reason")
+	fleetHostBans  = desc("fleet_host_bans", "Bans of a host of the fleet that are known.", "host")
+	fleetHostHeld  = desc("fleet_host_held_bans", "Bans of a host held back: too many in a minute.", "host")
+	fleetHostHeard = desc("fleet_host_heard_timestamp_seconds", "When a host last said that it is there.", "host")
+	fleetHostLag   = desc("fleet_host_lag_seconds", "How long a host's last word took, by both clocks.", "host")
+
 	descs = []*prometheus.Desc{
+		fleetConnected, fleetSynced, fleetWaiting, fleetBans, fleetSent, fleetReceived, fleetRefused, fleetRejected,
+		fleetHostBans, fleetHostHeld, fleetHostHeard, fleetHostLag,
 		buildInfo, packets, octets, ifacePackets, ifaceBytes, attached, bansActive, bansTotal, failures, tracked, jailPackets, jailBytes,
 		entries, capacity, heldTotal, braked, lines, found, skipped, lag, matchDuration, checkpointAt, checkpointFor, problems, errorsTotal,
 	}
@@ -121,7 +136,7 @@ func (c *collector) begin() error {
 
 // walk sums up what standing bans have dropped, by jail.
 func (c *collector) walk(ctx context.Context, s control.Status) (map[string]control.Verdict, error) {
-	known := map[string]bool{jails.Manual: true}
+	known := map[string]bool{jails.Manual: true, jails.ByFleet: s.Fleet != nil}
 	for _, j := range s.Jails {
 		known[j.Name] = true
 	}
@@ -208,7 +223,31 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	ch <- prometheus.MustNewConstHistogram(matchDuration, s.Matching.Blocks, time.Duration(s.Matching.Took).Seconds(), within)
 
+	if f := s.Fleet; f != nil {
+		gauge(fleetConnected, truth(f.Server != ""))
+		gauge(fleetSynced, truth(f.Synced))
+		gauge(fleetWaiting, float64(f.Waiting))
+		gauge(fleetBans, float64(f.Bans))
+		counter(fleetSent, float64(f.Published))
+		counter(fleetReceived, float64(f.Received))
+		counter(fleetRefused, float64(f.Refused))
+		for why, n := range f.Rejected {
+			counter(fleetRejected, float64(n), why)
+		}
+		for _, h := range f.Hosts {
+			gauge(fleetHostBans, float64(h.Bans), h.Host)
+			gauge(fleetHostHeld, float64(h.Held), h.Host)
+			if !h.Heard.IsZero() {
+				gauge(fleetHostHeard, float64(h.Heard.UnixMilli())/1000, h.Host)
+				gauge(fleetHostLag, h.Lag, h.Host)
+			}
+		}
+	}
+
 	dropped := map[string]control.Verdict{jails.Manual: {}, others: {}}
+	if s.Fleet != nil {
+		dropped[jails.ByFleet] = control.Verdict{}
+	}
 	for _, j := range s.Jails {
 		dropped[j.Name] = j.Dropped
 		if !j.Enabled {

@@ -147,6 +147,36 @@ xdpban_tracked_sources{jail="sshd"} 3
 	}
 }
 
+func TestFleetMetrics(t *testing.T) {
+	f := &fake{status: control.Status{Fleet: &control.Fleet{
+		Server: "nats://192.0.2.5:4222", Synced: true, Waiting: 1, Bans: 2, Published: 3, Received: 4, Refused: 5,
+		Rejected: map[string]uint64{"value": 6},
+		Hosts:    []control.FleetHost{{Host: "web2", Heard: control.Time{Time: time.Unix(1000, 0)}, Lag: 0.25, Bans: 7, Held: 8}, {Host: "web3"}},
+	}}}
+	h, err := Metrics(f, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `xdpban_fleet_bans 2
+xdpban_fleet_connected 1
+xdpban_fleet_host_bans{host="web2"} 7
+xdpban_fleet_host_bans{host="web3"} 0
+xdpban_fleet_host_heard_timestamp_seconds{host="web2"} 1000
+xdpban_fleet_host_held_bans{host="web2"} 8
+xdpban_fleet_host_held_bans{host="web3"} 0
+xdpban_fleet_host_lag_seconds{host="web2"} 0.25
+xdpban_fleet_received_total 4
+xdpban_fleet_refused_total 5
+xdpban_fleet_rejected_total{reason="value"} 6
+xdpban_fleet_sent_total 3
+xdpban_fleet_synced 1
+xdpban_fleet_waiting 1
+`
+	if got := scrape(t, h, "xdpban_fleet_"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 // TestDropsByJail: what a jail has dropped begins at 0, goes on over the end of
 // bans, and never falls.
 func TestDropsByJail(t *testing.T) {

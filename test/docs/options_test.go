@@ -59,6 +59,7 @@ func readOptions(t *testing.T) []option {
 // is key = value.
 var optionPlaces = map[string][]string{
 	"xdpban.toml":                {"%s\n"},
+	"xdpban.toml: [fleet]":       {"[fleet]\n%s\n"},
 	"jail.d/*.toml: [jail.NAME]": {"[jail.x]\n%s\n"},
 	"[defaults], and every jail": {"[jail.x]\n%s\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n", "[defaults]\n%s\n[jail.x]\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n"},
 	"increment":                  {"[jail.x]\nincrement = { %s }\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n"},
@@ -82,9 +83,17 @@ func companions(key string) string {
 func load(t *testing.T, place, setting, key string) (*jails.Config, jails.Problems) {
 	t.Helper()
 	dir := t.TempDir()
-	text, file := fmt.Sprintf(place, setting), "xdpban.toml"
-	if place != "%s\n" {
-		file = "jail.d/x.toml"
+	text, file := fmt.Sprintf(place, setting), "jail.d/x.toml"
+	switch place {
+	case optionPlaces["xdpban.toml"][0]:
+		file = "xdpban.toml"
+	case optionPlaces["xdpban.toml: [fleet]"][0]:
+		file = "xdpban.toml"
+		for k, v := range map[string]string{"name": "w", "host": "w1", "url": "nats://192.0.2.1:4222"} {
+			if k != key {
+				text += fmt.Sprintf("%s = %q\n", k, v)
+			}
+		}
 	}
 	if place == optionPlaces["jail.d/*.toml: [jail.NAME]"][0] {
 		text += companions(key)
@@ -139,8 +148,8 @@ func TestOptionsAreTrue(t *testing.T) {
 	for _, o := range options {
 		for _, place := range optionPlaces[o.table] {
 			unset, problems := load(t, place, "", o.key)
-			if o.key == "files" || o.key == "failregex" || o.key == "watches" {
-				unset = nil // a jail needs one of them
+			if slices.Contains([]string{"files", "failregex", "watches", "name", "url"}, o.key) {
+				unset = nil // a jail needs one of them, and a fleet both
 			} else if problems != nil {
 				t.Fatalf("%s without %s: %v", o.table, o.key, problems)
 			}
