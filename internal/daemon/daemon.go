@@ -157,7 +157,7 @@ const (
 // How often things happen that have no event of their own.
 const (
 	checkpointEvery = time.Second      // the most that a crash makes us read again
-	repairEvery     = 10 * time.Second // attachments taken away by somebody; what came for jails that wait
+	repairEvery     = 10 * time.Second // see tend
 	sweepEvery      = time.Minute      // expired entries that only the kernel knew
 	retryEvery      = time.Second      // bans that the kernel didn't take
 )
@@ -337,8 +337,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 			}
 			armed, happened = false, d.unsettled()
 		case <-repair:
-			d.repair()
-			d.follow()
+			d.tend()
 		case <-sweep:
 			d.sweep()
 		case <-watchdog:
@@ -353,6 +352,15 @@ func (d *Daemon) loop(ctx context.Context) error {
 			armed = true
 		}
 	}
+}
+
+// tend looks for what nobody tells of: attachments taken away by somebody,
+// what came for jails that wait, and a clock that went on while timers stood
+// still, as they do when the machine is suspended.
+func (d *Daemon) tend() {
+	d.expire()
+	d.repair()
+	d.follow()
 }
 
 // unsettled says that something is to be looked at again though nothing

@@ -413,6 +413,36 @@ func TestClockIsSet(t *testing.T) {
 	w.untilBanned("192.0.2.1")
 }
 
+// TestSuspend: when the machine wakes up an hour later, timers and the
+// kernel's clock have stood still; bans end by the time of day all the same.
+func TestSuspend(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	w.mustBan(d, "192.0.2.1", 30*time.Minute)
+	w.mustBan(d, "192.0.2.2", 90*time.Minute)
+	w.fail("192.0.2.3", 2)
+	w.settle() // its ban lasts an hour
+	w.setClock(time.Hour - time.Minute)
+	if err := d.do(context.Background(), d.tend); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := w.kernel.banned("192.0.2.1"); ok {
+		t.Error("192.0.2.1 is banned after its time")
+	}
+	for _, addr := range []string{"192.0.2.2", "198.51.100.250"} {
+		if _, ok := w.kernel.banned(addr); !ok {
+			t.Errorf("%s isn't banned any more before its time", addr)
+		}
+	}
+	// The window of ten minutes is over, too.
+	w.fail("192.0.2.3", 2)
+	w.fail("192.0.2.4", 3)
+	w.untilBanned("192.0.2.4")
+	if _, ok := w.kernel.banned("192.0.2.3"); ok {
+		t.Error("192.0.2.3 is banned for failures of which two were long before")
+	}
+}
+
 func TestKernelRefusesForAWhile(t *testing.T) {
 	w := newWorld(t)
 	d, _ := w.run()
