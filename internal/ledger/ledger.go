@@ -189,6 +189,7 @@ func (l *Ledger) Commit(records []Record) error {
 			if err != nil {
 				return fmt.Errorf("kind %q: %w", r.Kind, err)
 			}
+			b.FillPercent = 0.9 // history, the most of it, is written in the order of its keys
 			if r.Value == nil {
 				err = b.Delete([]byte(r.Key))
 			} else {

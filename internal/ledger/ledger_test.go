@@ -155,3 +155,31 @@ func TestDamageIsFound(t *testing.T) {
 	}
 	t.Run("something else", func(t *testing.T) { try(t, []byte("not a ledger at all\n")) })
 }
+
+// TestPagesAreFilled: what is written in order takes little more room than its
+// own size.
+func TestPagesAreFilled(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "ledger.db")
+	l, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	const commits, each, size = 20, 1000, 500
+	for i := range commits {
+		var records []Record
+		for k := range each {
+			records = append(records, Record{"history", fmt.Sprintf("%020d", i*each+k), make([]byte, size)})
+		}
+		if err := l.Commit(records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if most := int64(2 * commits * each * size); info.Size() > most {
+		t.Errorf("%d bytes for %d", info.Size(), commits*each*size)
+	}
+}
