@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/nxadm/tail"
+	"golang.org/x/sys/unix"
 )
 
 const benchLines = 500_000
@@ -157,4 +158,83 @@ func BenchmarkFileLatency(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "µs-median")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "µs-p99")
+}
+
+// BenchmarkFolder is what a folder of many logs costs for each of them, in time
+// of the processor: to begin with them, to read a line of each, to rotate each.
+func BenchmarkFolder(b *testing.B) {
+	for _, n := range []int{50, 500} {
+		b.Run(fmt.Sprintf("%d logs", n), func(b *testing.B) {
+			var begin, line, rotate time.Duration
+			for b.Loop() {
+				dir := b.TempDir()
+				write := func(i int, text string) {
+					f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("site%d.log", i)), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+					if err == nil {
+						_, err = f.WriteString(text)
+						f.Close()
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+				for i := range n {
+					write(i, fmt.Sprintf("log %d begins\n", i))
+				}
+				f, err := NewFiles(FilesOptions{Patterns: []string{dir + "/*.log"}, Log: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					b.Fatal(err)
+				}
+				lines, begun := make(chan int, 10*n), make(chan struct{})
+				ctx, cancel := context.WithCancel(context.Background())
+				ended := make(chan error, 1)
+				cpu := func(what *time.Duration, work func()) {
+					var from, to unix.Rusage
+					_ = unix.Getrusage(unix.RUSAGE_SELF, &from)
+					work()
+					_ = unix.Getrusage(unix.RUSAGE_SELF, &to)
+					*what += time.Duration(to.Utime.Nano() + to.Stime.Nano() - from.Utime.Nano() - from.Stime.Nano())
+				}
+				read := func(want int) {
+					for want > 0 {
+						want -= <-lines
+					}
+				}
+				cpu(&begin, func() {
+					go func() {
+						ended <- f.Run(ctx, nil, func(block Block) error {
+							if block.Key == dir+"/*.log" {
+								close(begun)
+							}
+							lines <- bytes.Count(block.Lines, []byte("\n"))
+							return nil
+						})
+					}()
+					<-begun
+				})
+				cpu(&line, func() {
+					for i := range n {
+						write(i, "something has happened\n")
+					}
+					read(n)
+				})
+				cpu(&rotate, func() {
+					for i := range n {
+						path := filepath.Join(dir, fmt.Sprintf("site%d.log", i))
+						if err := os.Rename(path, path+".1"); err != nil {
+							b.Fatal(err)
+						}
+						write(i, "something else has happened\n")
+					}
+					read(n)
+				})
+				cancel()
+				<-ended
+			}
+			each := func(d time.Duration) float64 { return float64(d.Microseconds()) / float64(b.N*n) }
+			b.ReportMetric(each(begin), "µs-begin/log")
+			b.ReportMetric(each(line), "µs-line/log")
+			b.ReportMetric(each(rotate), "µs-rotate/log")
+		})
+	}
 }
