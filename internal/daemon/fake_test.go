@@ -6,6 +6,7 @@ import (
 	"iter"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"xdpban/internal/control"
@@ -232,6 +233,7 @@ type log struct {
 	mu    sync.Mutex
 	lines []string
 	more  chan struct{}
+	told  atomic.Int64 // lines handed over
 }
 
 func newLog(name string) *log { return &log{name: name, more: make(chan struct{}, 1)} }
@@ -267,6 +269,7 @@ func (l *log) Run(ctx context.Context, resume map[string]source.Position, emit s
 			if err != nil {
 				return err
 			}
+			l.told.Add(1)
 		}
 		select {
 		case <-ctx.Done():
