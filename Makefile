@@ -74,6 +74,11 @@ test: deps ## run every test, kernel ones included, race detector on (as root)
 test-kill: deps ## kill the daemon at 200 random moments, and compare with one left alone (as root)
 	XDPBAN_KILLS=200 $(GO) test -count=1 -v -timeout 60m -run '^TestKilledOrNot$$' ./test
 
+SOAK ?= 15m
+.PHONY: soak
+soak: deps ## keep the daemon busy and see that memory and descriptors stay level (as root); shorter with SOAK=2m
+	XDPBAN_SOAK=$(SOAK) $(GO) test -count=1 -v -timeout 0 -run '^TestSoak$$' ./test
+
 .PHONY: bench
 bench: ## measure xdpban and its peers side by side (as root); a tenth of it with QUICK=1, some with TABLES="auth-log bans"
 	$(call need,$(DEPS_BENCH))
