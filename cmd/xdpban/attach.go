@@ -56,10 +56,7 @@ func (c *attachCmd) Run(a *app) error {
 	}
 	if len(c.Interface) == 0 {
 		if c.Interface, err = host.DefaultInterfaces(); err != nil {
-			return err
-		}
-		if len(c.Interface) == 0 {
-			return usagef("there is no default route: name the interface")
+			return fmt.Errorf("find the interface to attach to: %w; name one", err)
 		}
 	}
 	o := a.maps()

@@ -45,12 +45,9 @@ func (c *doctorCmd) Run(a *app) error {
 		checkDaemon(a),
 	}
 	if len(c.Interface) == 0 {
-		ifaces, err := host.DefaultInterfaces()
-		if err != nil {
-			return err
-		}
-		if c.Interface = ifaces; len(ifaces) == 0 {
-			findings = append(findings, finding{"interface", levelWarn, "there is no default route", "name the interfaces in xdpban.toml: interfaces = [\"eth0\"]"})
+		var err error
+		if c.Interface, err = host.DefaultInterfaces(); err != nil {
+			findings = append(findings, finding{"interface", levelWarn, err.Error(), "name the interfaces in xdpban.toml: interfaces = [\"eth0\"]"})
 		}
 	}
 	for _, name := range c.Interface {

@@ -256,7 +256,11 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	if err := d.refreshAllowed(); err != nil {
 		return err
 	}
-	if err := d.attach(); err != nil {
+	switch err := d.attach(); {
+	case errors.Is(err, errNoRoute):
+		// The network comes up late; watchHost sees it come.
+		d.problem("attach", err)
+	case err != nil:
 		return err
 	}
 	besides, stop := context.WithCancel(ctx)
@@ -388,6 +392,9 @@ func (d *Daemon) summary() string {
 			return "1 " + what
 		}
 		return fmt.Sprintf("%d %ss", n, what)
+	}
+	if len(guarded) == 0 {
+		guarded = []string{"no interface"}
 	}
 	s := fmt.Sprintf("guards %s; %s; %s", strings.Join(guarded, ", "), count(on, "jail"), count(d.judge.Stats().Standing, "ban"))
 	if n := len(d.problems); n > 0 {

@@ -131,6 +131,10 @@ func (d *Daemon) setManual(p netip.Prefix, allow bool) {
 // ErrNoInterface says that there is nothing to protect.
 var ErrNoInterface = errors.New("no interface to protect")
 
+// errNoRoute is an ErrNoInterface that time may mend: none is configured, and
+// the host has no network yet.
+var errNoRoute = fmt.Errorf("%w yet", ErrNoInterface)
+
 // attach puts the program on the configured interfaces, or the default
 // route's. It is an error if it can be put on none of them; those that fail
 // while others don't are tried again when the host changes.
@@ -139,7 +143,7 @@ func (d *Daemon) attach() error {
 	if len(names) == 0 {
 		var err error
 		if names, err = d.o.Host.DefaultInterfaces(); err != nil {
-			return fmt.Errorf("%w: %w; name one with interfaces = [\"eth0\"] in xdpban.toml or --interface", ErrNoInterface, err)
+			return fmt.Errorf("%w: %w; waiting for one; or name an interface with interfaces = [\"eth0\"] in xdpban.toml or --interface", errNoRoute, err)
 		}
 	}
 	protected := map[string]bool{}
