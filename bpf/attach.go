@@ -143,7 +143,7 @@ func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
 		}[m]
 		l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: dev.Attrs().Index, Flags: flags})
 		if err != nil {
-			refused = errors.Join(refused, fmt.Errorf("in %s mode: %w", m, err))
+			refused = errors.Join(refused, fmt.Errorf("in %s mode: %w%s", m, err, why(m, err)))
 			// What drivers answer that can't, for whatever reason: a
 			// missing feature, an MTU, a setting.
 			if errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.ERANGE) || errors.Is(err, unix.EINVAL) {
@@ -166,6 +166,18 @@ func (b *Blocklist) attach(iface string, mode Mode) (Attachment, error) {
 		return Attachment{Interface: iface, Index: dev.Attrs().Index, Mode: m}, l.Close()
 	}
 	return Attachment{}, refused
+}
+
+// why says what a refusal mostly means.
+func why(mode Mode, err error) string {
+	no := errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EINVAL)
+	switch {
+	case no && mode == ModeOffload:
+		return "; the network card would have to run the program itself, which needs one whose driver offloads XDP with all kinds of maps that the program uses: take native or auto"
+	case no && mode == ModeNative:
+		return "; the driver has no native XDP, or not with this MTU and these settings: take generic or auto; xdpban doctor tells more"
+	}
+	return ""
 }
 
 // Detach removes our pinned link from an interface. If there is none, the

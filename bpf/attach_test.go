@@ -194,6 +194,7 @@ func TestAttach(t *testing.T) {
 
 func TestAttachErrors(t *testing.T) {
 	namespace(t)
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "xdpt0"}, PeerName: "xdpt1"}))
 	b := open(t, Options{})
 	for _, tt := range []struct {
 		iface string
@@ -202,8 +203,9 @@ func TestAttachErrors(t *testing.T) {
 	}{
 		{"nosuch0", ModeAuto, "there is no interface nosuch0; there are lo"},
 		{"lo", "turbo", `"turbo"`},
-		{"lo", ModeNative, "native"},
-		{"lo", ModeOffload, "offload"},
+		{"lo", ModeNative, "in native mode: failed to attach link: create link: operation not supported; the driver has no native XDP"},
+		{"lo", ModeOffload, "in offload mode: failed to attach link: create link: operation not supported; the network card would have to run the program itself"},
+		{"xdpt0", ModeOffload, "in offload mode: failed to attach link: create link: invalid argument; the network card would have to run the program itself"},
 	} {
 		if _, err := b.Attach(tt.iface, tt.mode); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s, %s: %v", tt.iface, tt.mode, err)
