@@ -138,7 +138,7 @@ func (a *app) exitCode(err error) int {
 		fmt.Fprintf(a.stderr, "xdpban: %s\n", printableLines(err.Error()))
 	}
 	var usage usageError
-	if errors.As(err, &usage) || errors.Is(err, control.ErrInvalid) {
+	if errors.As(err, &usage) || errors.Is(err, control.ErrInvalid) || errors.Is(err, control.ErrConfig) {
 		return exitUsage
 	}
 	return exitFailed

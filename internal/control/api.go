@@ -68,6 +68,8 @@ var (
 	ErrRefused = errors.New("refused")
 	// ErrNotFound: the thing asked about, as a jail, doesn't exist.
 	ErrNotFound = errors.New("not found")
+	// ErrConfig: the configuration that was to be taken can't be.
+	ErrConfig = errors.New("the configuration is wrong")
 	// ErrFailed: the daemon tried and couldn't.
 	ErrFailed = errors.New("failed")
 )
@@ -478,6 +480,7 @@ var kinds = []struct {
 	{ErrInvalid, "invalid", http.StatusBadRequest},
 	{ErrNotFound, "not_found", http.StatusNotFound},
 	{ErrForbidden, "forbidden", http.StatusForbidden},
+	{ErrConfig, "config", http.StatusUnprocessableEntity},
 	{ErrFailed, "failed", http.StatusInternalServerError},
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 // Client speaks to a daemon. Its errors are found by errors.Is: ErrDown,
-// ErrForbidden, ErrInvalid, ErrRefused, ErrNotFound, ErrFailed.
+// ErrForbidden, ErrInvalid, ErrRefused, ErrNotFound, ErrConfig, ErrFailed.
 type Client struct {
 	path string
 	http *http.Client

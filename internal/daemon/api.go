@@ -538,7 +538,8 @@ func (d *Daemon) Reload(ctx context.Context) (control.ReloadResult, error) {
 func (d *Daemon) reload() (control.ReloadResult, error) {
 	config, err := d.o.Load()
 	if err != nil {
-		d.problem("reload", fmt.Errorf("the configuration was not reloaded, the old one goes on: %w", err))
+		err = fmt.Errorf("%w, the old one goes on: %w", control.ErrConfig, err)
+		d.problem("reload", err)
 		return control.ReloadResult{}, err
 	}
 	old := d.config
@@ -549,7 +550,8 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 		if again := d.startReading(); again != nil {
 			d.fail(again)
 		}
-		d.problem("reload", fmt.Errorf("the configuration was not reloaded, the old one goes on: %w", err))
+		err = fmt.Errorf("the new configuration can't be used, the old one goes on: %w", err)
+		d.problem("reload", err)
 		return control.ReloadResult{}, err
 	}
 	d.judge.Reload(config)
