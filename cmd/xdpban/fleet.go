@@ -4,18 +4,25 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nkeys"
+
 	"xdpban/internal/control"
 )
 
 type fleetCmd struct {
-	Status fleetStatusCmd `cmd:"" help:"Show the hosts of the fleet, what they share, and what isn't heeded."`
-	Eject  fleetEjectCmd  `cmd:"" help:"Heed a host no more: its bans end here, and new ones aren't taken."`
+	Status  fleetStatusCmd  `cmd:"" help:"Show the hosts of the fleet, what they share, and what isn't heeded."`
+	Eject   fleetEjectCmd   `cmd:"" help:"Heed a host no more: its bans end here, and new ones aren't taken."`
+	Readmit fleetReadmitCmd `cmd:"" help:"Heed an ejected host again."`
+	Key     fleetKeyCmd     `cmd:"" help:"Print this host's public key for the NATS server; make its key if there is none."`
 }
 
 type fleetStatusCmd struct{}
@@ -88,23 +95,88 @@ const quiet = 35 * time.Second
 
 type fleetEjectCmd struct {
 	Host string `arg:"" help:"The host, as fleet status names it."`
-	Back bool   `help:"Heed it again."`
 }
 
-func (c *fleetEjectCmd) Run(a *app) error {
+func (c *fleetEjectCmd) Run(a *app) error { return eject(a, c.Host, false) }
+
+type fleetReadmitCmd struct {
+	Host string `arg:"" help:"The host, as fleet status names it."`
+}
+
+func (c *fleetReadmitCmd) Run(a *app) error { return eject(a, c.Host, true) }
+
+func eject(a *app, host string, back bool) error {
 	client := control.NewClient(a.Socket)
 	defer client.Close()
-	if err := client.Eject(a.ctx, control.EjectRequest{Host: c.Host, Back: c.Back}); err != nil {
+	if err := client.Eject(a.ctx, control.EjectRequest{Host: host, Back: back}); err != nil {
 		return err
 	}
 	return a.print(struct {
 		Host    string `json:"host"`
 		Ejected bool   `json:"ejected"`
-	}{c.Host, !c.Back}, func(w io.Writer) {
-		if c.Back {
-			fmt.Fprintf(w, "%s is heeded again\n", c.Host)
+	}{host, !back}, func(w io.Writer) {
+		if back {
+			fmt.Fprintf(w, "%s is heeded again\n", host)
 		} else {
-			fmt.Fprintf(w, "%s is heeded no more\n", c.Host)
+			fmt.Fprintf(w, "%s is heeded no more\n", host)
 		}
 	})
+}
+
+// fleetKeyCmd is for both ends: the seed stays here, the public half goes into
+// the server's configuration.
+type fleetKeyCmd struct{}
+
+func (c *fleetKeyCmd) Run(a *app) error {
+	path := a.settings.Fleet.NKey
+	if path == "" {
+		path = filepath.Join(a.Config, "fleet.nkey")
+	}
+	key, made, err := fleetKey(path)
+	if err != nil {
+		return err
+	}
+	public, err := key.PublicKey()
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if made {
+		a.warn("made %s; keep it to this host", path)
+	}
+	return a.print(struct {
+		File   string `json:"file"`
+		Public string `json:"public"`
+		Made   bool   `json:"made"`
+	}{path, public, made}, func(w io.Writer) { fmt.Fprintln(w, public) })
+}
+
+// fleetKey reads a host's key, or makes it where there is no file. One that is
+// there is never written over: the servers know it.
+func fleetKey(path string) (key nkeys.KeyPair, made bool, err error) {
+	text, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if key, err = nkeys.ParseDecoratedNKey(text); err != nil {
+			return nil, false, fmt.Errorf("read the key in %s: %w", path, err)
+		}
+		return key, false, nil
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, false, fmt.Errorf("read the key: %w", err)
+	}
+	if key, err = nkeys.CreateUser(); err != nil {
+		return nil, false, fmt.Errorf("make a key: %w", err)
+	}
+	seed, err := key.Seed()
+	if err != nil {
+		return nil, false, fmt.Errorf("make a key: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, false, fmt.Errorf("make a key: %w", err)
+	}
+	_, err = f.Write(append(seed, '\n'))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, false, fmt.Errorf("make a key: %w", errors.Join(err, os.Remove(path)))
+	}
+	return key, true, nil
 }

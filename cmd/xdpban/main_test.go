@@ -292,7 +292,15 @@ func (fakeDaemon) Status(context.Context) (control.Status, error) {
 			{Name: "nginx", Enabled: false},
 		},
 		Sources:  []control.Source{{Stream: "/var/log/auth.log", Jails: []string{"sshd"}, Lines: 4000, Lag: control.Duration(time.Millisecond)}},
-		Problems: []string{"eth1 isn't there"},
+		Problems: []string{"eth1 isn't there", "fleet web: the connection was lost"},
+		Fleet: &control.Fleet{
+			Name: "web", Host: "web1", Server: "nats://192.0.2.5:4222", Synced: true, Waiting: 2, Bans: 1, Published: 1234, Received: 5,
+			Rejected: map[string]uint64{"too_wide": 3},
+			Hosts: []control.FleetHost{
+				{Host: "web2", Heard: control.Time{Time: time.Now()}, Lag: 0.0012, Bans: 7, Version: "1.0"},
+				{Host: "web3", Ejected: true, Rejected: 3},
+			},
+		},
 	}, nil
 }
 func (fakeDaemon) List(_ context.Context, q control.ListQuery) iter.Seq2[control.Ban, error] {
