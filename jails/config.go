@@ -85,6 +85,7 @@ func Load(shipped fs.FS, dir string) (*Config, Problems) {
 	}
 
 	c.Settings = l.readSettings()
+	l.placeless = len(c.Settings.Places) == 0
 	l.readJails(c)
 	if len(l.problems) > 0 {
 		rank := map[string]int{}
@@ -132,8 +133,10 @@ type loader struct {
 	settings *file
 	files    []*file  // of jails; shipped ones first
 	names    []string // of all that was to be read, in order
-	problems Problems
-	warnings Problems
+	// placeless says that no database tells where addresses are.
+	placeless bool
+	problems  Problems
+	warnings  Problems
 }
 
 // file is one file of configuration.

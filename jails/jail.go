@@ -79,6 +79,8 @@ type Jail struct {
 	// address. Empty: none. See IgnoreArgs.
 	IgnoreCommand []string
 	IgnoreCache   IgnoreCache
+	// Where narrows the jail to sources in some places.
+	Where Where
 	// BanSelf lets the jail ban the host's own addresses: ignoreself = false.
 	BanSelf bool
 	// Aggregate4 and Aggregate6 are the prefix lengths that are counted and
@@ -234,6 +236,9 @@ type Settings struct {
 	// Remember is how long a past ban counts as a strike, from its end on;
 	// 0: always.
 	Remember time.Duration
+	// Places are database files that tell where addresses are; none: nothing
+	// is known about that.
+	Places []string
 	// Fleet says with whom bans are shared.
 	Fleet Fleet
 }

@@ -59,6 +59,7 @@ type Judge struct {
 	ended    []Ban // ended while a failure was judged, for Expire
 	observed []Ban
 	brake    brake
+	places   func(netip.Addr) Place // nil: none is known
 
 	tracked, past int // tracks in windows lists and in past lists
 	stats         Stats
@@ -73,6 +74,7 @@ type Judge struct {
 type Stats struct {
 	Failures  uint64 // counted in a window
 	Allowed   uint64 // not counted: the source is never banned
+	Elsewhere uint64 // not counted: the source is where the jail spares it
 	NoAddress uint64 // not counted: no address, or none that can be banned
 	Banned    uint64 // bans decided, those that were over already included
 	Over      uint64 // of them, over when they were decided
@@ -86,10 +88,11 @@ type Stats struct {
 
 // JailStats is the part of Stats that belongs to one jail.
 type JailStats struct {
-	Failures uint64
-	Banned   uint64
-	Standing int
-	Tracked  int
+	Failures  uint64
+	Elsewhere uint64
+	Banned    uint64
+	Standing  int
+	Tracked   int
 }
 
 // jail is what the judge holds of a jail, configured or not.
@@ -210,7 +213,7 @@ func (j *Judge) MayBan(jail string, f *matcher.Failure) bool {
 	if js == nil || js.conf == nil || bannable(src, MinAuto4, MinAuto6) != nil {
 		return false
 	}
-	if _, ok := j.immune(js, src); ok {
+	if _, ok := j.immune(js, src); ok || j.elsewhere(js, src) != "" {
 		return false
 	}
 	sum := 1
@@ -228,6 +231,11 @@ func (j *Judge) MayBan(jail string, f *matcher.Failure) bool {
 func (j *Judge) count(js *jail, src netip.Prefix, e entry, line []byte, now time.Time, bans []Ban) []Ban {
 	if _, ok := j.immune(js, src); ok {
 		j.stats.Allowed++
+		return bans
+	}
+	if j.elsewhere(js, src) != "" {
+		j.stats.Elsewhere++
+		js.stats.Elsewhere++
 		return bans
 	}
 	j.stats.Failures++

@@ -391,6 +391,14 @@ func (l *loader) readSettings() Settings {
 	s.MaxBans = uint32(bans)
 	r.number("max_tracked", &s.MaxTracked, 1, 1<<27)
 	r.number("max_bans_per_minute", &s.MaxBansPerMin, 0, 1<<20)
+	if items, ok := r.list("places", `"/usr/share/GeoIP/GeoLite2-Country.mmdb"`); ok {
+		for _, i := range items {
+			if !filepath.IsAbs(i.text) {
+				r.say(i.at, "%q doesn't begin with /; write the whole path, such as %q", i.text, "/usr/share/GeoIP/GeoLite2-Country.mmdb")
+			}
+		}
+		s.Places = textsOf(items)
+	}
 	r.fleet(&s.Fleet)
 	r.duration("remember", &s.Remember, true)
 	if s.Remember == Forever {
@@ -460,6 +468,7 @@ func (r *reader) readLimits(j *Jail, zone *string) {
 	r.flag("ignoreself", &ignoreSelf)
 	j.BanSelf = !ignoreSelf
 	r.ignoreCommand(j)
+	r.where(&j.Where)
 	r.number("aggregate4", &j.Aggregate4, MinAuto4, 32)
 	r.number("aggregate6", &j.Aggregate6, MinAuto6, 128)
 	if x, ok := r.text("timezone", zone, "Europe/Copenhagen"); ok {

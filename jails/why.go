@@ -67,6 +67,9 @@ func (j *Judge) Why(p netip.Prefix, now time.Time) Why {
 		if a, ok := j.immune(js, p); ok && a.Origin == "jail "+name {
 			w.Allowed = append(w.Allowed, a)
 		}
+		if reason := j.elsewhere(js, p); reason != "" {
+			w.Allowed = append(w.Allowed, Allowed{p, "jail " + name + ", for " + reason})
+		}
 	}
 	return w
 }

@@ -26,6 +26,7 @@ var arrows = map[string][]string{
 	"xdpban/internal/fail2ban": {"xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/host":     {},
 	"xdpban/internal/network":  {},
+	"xdpban/internal/place":    {},
 	"xdpban/internal/lab":      {},
 	"xdpban/internal/daemon": {
 		"xdpban/matcher", "xdpban/jails",

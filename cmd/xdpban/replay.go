@@ -236,6 +236,7 @@ func (r *replay) head(ctx context.Context, s *replayed) (*matcher.Failure, error
 func (r *replay) judge(ctx context.Context, conf *jails.Config, evidence bool) (replayResult, error) {
 	res := replayResult{Bans: []*wouldBan{}}
 	judge := jails.NewJudge(conf)
+	judge.SetPlaces(r.app.openPlaces().Find)
 	var now time.Time
 	for {
 		var first *replayed

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"xdpban/internal/control"
+	"xdpban/jails"
 )
 
 type reportCmd struct {
@@ -35,8 +36,11 @@ type report struct {
 	Bytes     uint64       `json:"bytes"`
 	Times     []reportTime `json:"times"`
 	Jails     []reportRow  `json:"jails"`
-	Networks  []reportRow  `json:"networks"`
-	Offenders []reportRow  `json:"offenders"`
+	// Countries and Systems are there with databases that know them.
+	Countries []reportRow `json:"countries,omitempty"`
+	Systems   []reportRow `json:"systems,omitempty"` // autonomous ones
+	Networks  []reportRow `json:"networks"`
+	Offenders []reportRow `json:"offenders"`
 }
 
 // reportTime is how many bans began in a step of time.
@@ -53,6 +57,8 @@ type reportRow struct {
 	Packets   uint64    `json:"packets"`
 	Bytes     uint64    `json:"bytes"`
 	Last      time.Time `json:"last"`
+	// Share is its part of the bans of all rows, in percent.
+	Share int `json:"share"`
 
 	seen map[netip.Prefix]bool
 }
@@ -79,7 +85,7 @@ func (c *reportCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	r := newReport(events, list.Bans, since, until, c.Top)
+	r := newReport(events, list.Bans, since, until, c.Top, a.openPlaces().Find)
 	if r.Host, err = os.Hostname(); err != nil {
 		return fmt.Errorf("name this host: %w", err)
 	}
@@ -104,7 +110,7 @@ func reportTemplate() *template.Template {
 
 // newReport sums up the bans that began in a time. What a ban that stands has
 // dropped is in standing, what one that has ended had, in its event.
-func newReport(events []control.Event, standing []control.Ban, since, until time.Time, top int) *report {
+func newReport(events []control.Event, standing []control.Ban, since, until time.Time, top int, find func(netip.Addr) jails.Place) *report {
 	type key struct {
 		prefix netip.Prefix
 		jail   string
@@ -123,7 +129,8 @@ func newReport(events []control.Event, standing []control.Ban, since, until time
 	for at := since; at.Before(until); at = at.Add(step) {
 		r.Times = append(r.Times, reportTime{From: at})
 	}
-	jails, networks, offenders := map[string]*reportRow{}, map[string]*reportRow{}, map[string]*reportRow{}
+	byJail, networks, offenders := map[string]*reportRow{}, map[string]*reportRow{}, map[string]*reportRow{}
+	countries, systems := map[string]*reportRow{}, map[string]*reportRow{}
 	addresses := map[netip.Prefix]bool{}
 	for _, e := range events {
 		if e.Kind == "unban" {
@@ -158,14 +165,28 @@ func newReport(events []control.Event, standing []control.Ban, since, until time
 			row.seen[b.Prefix] = true
 			row.Addresses = len(row.seen)
 		}
-		add(jails, b.Jail)
+		add(byJail, b.Jail)
 		add(offenders, short(b.Prefix))
 		add(networks, networkOf(b.Prefix).String())
+		at := find(b.Prefix.Addr())
+		add(countries, cmp.Or(at.Country, notKnown))
+		at.Country = ""
+		add(systems, cmp.Or(at.String(), notKnown))
 	}
 	r.Addresses = len(addresses)
-	r.Jails, r.Networks, r.Offenders = rows(jails, len(jails)), rows(networks, top), rows(offenders, top)
+	r.Jails, r.Networks, r.Offenders = rows(byJail, len(byJail)), rows(networks, top), rows(offenders, top)
+	// Without a database nothing is known.
+	if countries[notKnown] == nil || len(countries) > 1 {
+		r.Countries = rows(countries, top)
+	}
+	if systems[notKnown] == nil || len(systems) > 1 {
+		r.Systems = rows(systems, top)
+	}
 	return r
 }
+
+// notKnown is where those are whom no database has.
+const notKnown = "not known"
 
 // networkOf is the network that a prefix is in.
 func networkOf(p netip.Prefix) netip.Prefix {
@@ -179,7 +200,12 @@ func networkOf(p netip.Prefix) netip.Prefix {
 // rows are those with most bans.
 func rows(all map[string]*reportRow, top int) []reportRow {
 	list := []reportRow{}
+	bans := 0
 	for _, row := range all {
+		bans += row.Bans
+	}
+	for _, row := range all {
+		row.Share = (100*row.Bans + bans/2) / bans
 		list = append(list, *row)
 	}
 	slices.SortFunc(list, func(x, y reportRow) int {
@@ -233,11 +259,15 @@ func printReport(w io.Writer, r *report) {
 	for _, part := range []struct {
 		name string
 		rows []reportRow
-	}{{"JAIL", r.Jails}, {"NETWORK", r.Networks}, {"OFFENDER", r.Offenders}} {
+	}{{"JAIL", r.Jails}, {"COUNTRY", r.Countries}, {"SYSTEM", r.Systems}, {"NETWORK", r.Networks}, {"OFFENDER", r.Offenders}} {
+		if len(part.rows) == 0 {
+			continue
+		}
 		fmt.Fprintln(w)
-		t := newTable(w, part.name, "BANS", "ADDRESSES", "PACKETS", "BYTES", "LAST")
+		t := newTable(w, part.name, "BANS", "ADDRESSES", "PACKETS", "BYTES", "LAST", "SHARE")
 		for _, row := range part.rows {
-			t.row(row.Name, grouped(uint64(row.Bans)), grouped(uint64(row.Addresses)), grouped(row.Packets), grouped(row.Bytes), clock(row.Last))
+			t.row(row.Name, grouped(uint64(row.Bans)), grouped(uint64(row.Addresses)), grouped(row.Packets), grouped(row.Bytes), clock(row.Last),
+				strings.Repeat("█", max(row.Share/10, 1)))
 		}
 		t.flush()
 	}

@@ -91,6 +91,7 @@ func (c *runCmd) Run(a *app) error {
 			Own: host.Addrs, SessionPeers: host.SessionPeers,
 			DefaultInterfaces: host.DefaultInterfaces, Watch: host.Watch,
 		},
+		Places:      &places{},
 		LedgerPath:  filepath.Join(s.StateDir, "ledger.db"),
 		HaveJournal: haveJournal,
 		Lookup:      outside.Lookup,

@@ -58,6 +58,9 @@ func (c *statusCmd) Run(a *app) error {
 		fmt.Fprintf(w, "  bans after %s within %s, for %s\n", plural(j.MaxRetry, "failure"), span(j.FindTime), span(j.BanTime))
 		fmt.Fprintf(w, "  %s now, %s with failures\n", plural(j.Bans, "ban"), plural(j.Tracked, "address"))
 		fmt.Fprintf(w, "  since the start: %s, %s\n", plural(int(j.Total), "ban"), plural(int(j.Failures), "failure"))
+		if j.Elsewhere > 0 {
+			fmt.Fprintf(w, "  elsewhere, and so not counted: %s\n", plural(int(j.Elsewhere), "failure"))
+		}
 		for _, src := range sourcesOf(s.Sources, j.Name) {
 			fmt.Fprintf(w, "  reads %s: %s\n", printable(src.Stream), plural(int(src.Lines), "line"))
 		}

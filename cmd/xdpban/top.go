@@ -35,6 +35,9 @@ func (c *topCmd) Run(a *app) error {
 		return err
 	}
 	m := &top{app: a, bl: bl, every: c.Interval, sort: "pps"}
+	if len(a.settings.Places) > 0 {
+		m.places = a.openPlaces()
+	}
 	defer func() { _ = m.bl.Close() }() // all was answered
 	_, err = tea.NewProgram(m, tea.WithContext(a.ctx), tea.WithInput(a.stdin), tea.WithOutput(a.stdout)).Run()
 	if a.ctx.Err() != nil || errors.Is(err, tea.ErrInterrupted) {
@@ -54,6 +57,7 @@ const topRest = 10
 type top struct {
 	app           *app
 	bl            blocklist
+	places        *places // nil: there are no databases
 	every         time.Duration
 	width, height int
 
@@ -391,6 +395,10 @@ func (m *top) screen() string {
 		label := fmt.Sprintf("%-8s%12s pps ", strings.ToLower(strings.TrimPrefix(action, "XDP_")), grouped(uint64(last+0.5)))
 		out = append(out, label+style.Render(sparkline(seen, m.width-len(label))))
 	}
+	placeHead := ""
+	if m.places != nil {
+		placeHead = "PLACE"
+	}
 	order := "by " + m.sort
 	if m.reverse {
 		order += ", reversed"
@@ -398,7 +406,7 @@ func (m *top) screen() string {
 	if m.filter != "" {
 		order += fmt.Sprintf(", with %q: %s", m.filter, plural(len(m.bans), "ban"))
 	}
-	out = append(out, fit(order, m.width), topStrong.Render(fit(m.row("PREFIX", "JAIL", "LEFT", "PPS", "PACKETS"), m.width)))
+	out = append(out, fit(order, m.width), topStrong.Render(fit(m.row("PREFIX", placeHead, "JAIL", "LEFT", "PPS", "PACKETS"), m.width)))
 	now := time.Now()
 	for i := m.from; i < min(m.from+m.page(), len(m.bans)); i++ {
 		b := m.bans[i]
@@ -406,7 +414,7 @@ func (m *top) screen() string {
 		if len(b.Ports) > 0 {
 			prefix += " to " + strings.Join(b.Ports, ",")
 		}
-		line := fit(m.row(prefix, b.Jail, left(b.Until.Time, now), grouped(uint64(b.pps+0.5)), grouped(b.Packets)), m.width)
+		line := fit(m.row(prefix, m.placeOf(b), b.Jail, left(b.Until.Time, now), grouped(uint64(b.pps+0.5)), grouped(b.Packets)), m.width)
 		if i == m.at {
 			line = topLine.Render(line)
 		}
@@ -439,10 +447,43 @@ func (m *top) fill(lines []string, foot string) string {
 	return b.String()
 }
 
-// row lays out a line of the list: what is left over goes to the first column.
-func (m *top) row(prefix, jail, left, pps, packets string) string {
-	first := min(m.width-46, 45)
-	return fmt.Sprintf("%s %s %s %9s %13s", fit(prefix, first), fit(jail, 12), fit(left, 8), pps, packets)
+// row lays out a line of the list: what is left over goes to the first column
+// and, with databases, to the place.
+func (m *top) row(prefix, at, jail, left, pps, packets string) string {
+	first := m.width - 46
+	if n := m.placeWidth(); n > 0 {
+		at = fit(at, n) + " "
+		first -= n + 1
+	} else {
+		at = ""
+	}
+	return fmt.Sprintf("%s %s%s %s %9s %13s", fit(prefix, min(first, 45)), at, fit(jail, 12), fit(left, 8), pps, packets)
+}
+
+// placeWidth is how wide the place is: 0 without databases, and on a narrow
+// screen there is room for the country only.
+func (m *top) placeWidth() int {
+	const country, longPrefix = len("PLACE"), 39
+	switch room := m.width - 46 - longPrefix - 1; {
+	case m.places == nil:
+		return 0
+	case room < 2*country:
+		return country
+	default:
+		return min(room, 40)
+	}
+}
+
+// placeOf is where a ban's source is, as there is room to say.
+func (m *top) placeOf(b topBan) string {
+	if m.places == nil {
+		return ""
+	}
+	at := m.places.Find(b.Prefix.Addr())
+	if m.placeWidth() <= len("PLACE") {
+		return at.Country
+	}
+	return at.String()
 }
 
 // fit makes harmless text exactly so wide.

@@ -34,3 +34,23 @@ func TestFit(t *testing.T) {
 		}
 	}
 }
+
+// TestTopPlaces: with databases a line has the place, as much of it as fits, and
+// stays within the screen.
+func TestTopPlaces(t *testing.T) {
+	for _, width := range []int{topWidth, 80, 100, 200} {
+		for _, p := range []*places{nil, {}} {
+			m := &top{width: width, places: p}
+			line := m.row("2001:db8:1111:2222:3333:4444:5555:6666", "DE AS64500 Example Hosting", "sshd", "1h", "1", "1,234")
+			if got := lipgloss.Width(line); got > width {
+				t.Errorf("%d: %d wide: %q", width, got, line)
+			}
+			if got := strings.Contains(line, "DE"); got != (p != nil) {
+				t.Errorf("%d: %q", width, line)
+			}
+			if got := strings.Contains(line, "Example Hosting"); got != (p != nil && width == 200) {
+				t.Errorf("%d: %q", width, line)
+			}
+		}
+	}
+}

@@ -28,6 +28,7 @@ func (c *whyCmd) Run(a *app) error {
 	}
 	if _, ok := bl.(*pinned); ok {
 		a.warn("xdpban isn't running: only what stands in the kernel is known, not the lines behind it")
+		w.Place = a.openPlaces().placeOf(p.Addr())
 	}
 	return a.print(w, func(out io.Writer) { printWhy(out, w, time.Now()) })
 }
@@ -67,6 +68,9 @@ func printWhy(w io.Writer, y control.Why, now time.Time) {
 		for _, l := range b.Evidence {
 			fmt.Fprintf(w, "  > %s\n", printable(l))
 		}
+	}
+	if y.Place != nil {
+		fmt.Fprintf(w, "it is in %s\n", printable(y.Place.String()))
 	}
 	for _, e := range y.Allowed {
 		fmt.Fprintf(w, "%s is on the allowlist (%s): it is never banned\n", short(e.Prefix), printable(e.Origin))

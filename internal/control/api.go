@@ -342,17 +342,20 @@ type Interface struct {
 
 // Jail is one jail at a glance.
 type Jail struct {
-	Name     string   `json:"name"`
-	Enabled  bool     `json:"enabled"`
-	Observe  bool     `json:"observe,omitempty"` // judges, but doesn't ban
-	Waits    bool     `json:"waits,omitempty"`   // enabled = "auto", and what it reads isn't there
-	Bans     int      `json:"bans"`              // standing
-	Total    uint64   `json:"total"`             // bans since the daemon started
-	Failures uint64   `json:"failures"`          // since the daemon started
-	Tracked  int      `json:"tracked"`           // sources with failures in the window
-	MaxRetry int      `json:"maxretry"`
-	FindTime Duration `json:"findtime"`
-	BanTime  Duration `json:"bantime"`
+	Name     string `json:"name"`
+	Enabled  bool   `json:"enabled"`
+	Observe  bool   `json:"observe,omitempty"` // judges, but doesn't ban
+	Waits    bool   `json:"waits,omitempty"`   // enabled = "auto", and what it reads isn't there
+	Bans     int    `json:"bans"`              // standing
+	Total    uint64 `json:"total"`             // bans since the daemon started
+	Failures uint64 `json:"failures"`          // since the daemon started
+	// Elsewhere counts the failures since then that didn't count, since the
+	// jail spares the places that they came from.
+	Elsewhere uint64   `json:"elsewhere,omitempty"`
+	Tracked   int      `json:"tracked"` // sources with failures in the window
+	MaxRetry  int      `json:"maxretry"`
+	FindTime  Duration `json:"findtime"`
+	BanTime   Duration `json:"bantime"`
 	// Dropped is what its bans that have ended since the daemon started had
 	// dropped.
 	Dropped Verdict `json:"dropped"`
@@ -377,6 +380,8 @@ type Source struct {
 // Why explains what holds for a prefix.
 type Why struct {
 	Prefix netip.Prefix `json:"prefix"`
+	// Place is where it is; null: not known.
+	Place *Place `json:"place,omitempty"`
 	// Bans cover it: its own first, then wider and wider. The daemon gives
 	// their pattern and evidence.
 	Bans []Ban `json:"bans"`
@@ -389,6 +394,15 @@ type Why struct {
 	// History is what happened to it, oldest first, bounded.
 	History []Event `json:"history,omitempty"`
 }
+
+// Place is where an address is, as far as databases know.
+type Place struct {
+	Country string `json:"country,omitempty"` // two letters of ISO 3166-1
+	ASN     uint32 `json:"asn,omitempty"`     // number of the autonomous system
+	Network string `json:"network,omitempty"` // who runs that
+}
+
+func (p Place) String() string { return jails.Place(p).String() }
 
 // Window is the state of one offender in one jail.
 type Window struct {

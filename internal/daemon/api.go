@@ -46,7 +46,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 			s.Jails = append(s.Jails, control.Jail{
 				Name: j.Name, Enabled: j.Enabled, Observe: j.Observe,
 				Waits: d.waits(j),
-				Bans:  st.Standing, Total: st.Banned, Failures: st.Failures, Tracked: st.Tracked,
+				Bans:  st.Standing, Total: st.Banned, Failures: st.Failures, Elsewhere: st.Elsewhere, Tracked: st.Tracked,
 				MaxRetry: j.MaxRetry, FindTime: control.Duration(j.FindTime), BanTime: control.Duration(j.BanTime),
 				Dropped: d.drops[j.Name],
 			})
@@ -375,6 +375,9 @@ func (d *Daemon) Why(ctx context.Context, p netip.Prefix) (control.Why, error) {
 		}
 		why := d.judge.Why(p, d.o.Now())
 		w.Strikes = why.Strikes
+		if at := control.Place(d.o.Places.Find(p.Addr())); at != (control.Place{}) {
+			w.Place = &at
+		}
 		for _, a := range why.Allowed {
 			w.Allowed = append(w.Allowed, control.Allow(a))
 		}
@@ -555,6 +558,7 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 		return control.ReloadResult{}, err
 	}
 	d.judge.Reload(config)
+	d.followPlaces()
 	d.problem("reload", nil)
 	d.problem("allowlist", d.refreshAllowed())
 	d.repair()

@@ -85,6 +85,15 @@ type Host struct {
 	Watch func(ctx context.Context, changed func()) error
 }
 
+// Places tells where addresses are. Package place has it. It is used in the
+// loop only.
+type Places interface {
+	// Follow takes the databases of these files, and those that have changed
+	// anew; its error says which can't be used.
+	Follow(paths []string) error
+	Find(netip.Addr) jails.Place
+}
+
 // Plan is what the enabled jails read.
 type Plan struct {
 	Files   []string // paths and globs
@@ -116,6 +125,7 @@ type Options struct {
 	Present   func(*jails.Jail) bool
 	Blocklist Blocklist
 	Host      Host
+	Places    Places
 	// Lookup finds the addresses of a host name.
 	Lookup func(ctx context.Context, name string) ([]netip.Addr, error)
 	// Ask runs a program that says whether somebody is to be spared:
@@ -240,6 +250,8 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	}
 	d.config = config
 	d.judge = jails.NewJudge(config)
+	d.judge.SetPlaces(d.o.Places.Find)
+	d.followPlaces()
 	if err := d.openLedger(); err != nil {
 		return err
 	}
@@ -359,12 +371,23 @@ func (d *Daemon) loop(ctx context.Context) error {
 }
 
 // tend looks for what nobody tells of: attachments taken away by somebody,
-// what came for jails that wait, and a clock that went on while timers stood
+// what came for jails that wait, new databases, and a clock that went on while timers stood
 // still, as they do when the machine is suspended.
 func (d *Daemon) tend() {
 	d.expire()
 	d.repair()
 	d.follow()
+	d.followPlaces()
+}
+
+// followPlaces takes the databases of places, or their new content. Without
+// them bans go on.
+func (d *Daemon) followPlaces() {
+	err := d.o.Places.Follow(d.config.Settings.Places)
+	if err != nil {
+		err = fmt.Errorf("%w: whose country or network isn't known is spared by no jail", err)
+	}
+	d.problem("places", err)
 }
 
 // unsettled says that something is to be looked at again though nothing

@@ -32,6 +32,7 @@ type world struct {
 	ask    func(ctx context.Context, args []string) (bool, error)
 	// changed hears of bans, if it is set.
 	changed func(Change)
+	places  fakePlaces
 	logs    slog.Level // what is logged
 
 	mu     sync.Mutex
@@ -79,7 +80,7 @@ func (w *world) run() (d *Daemon, stop func()) {
 				w.changed(c)
 			}
 		}},
-		Blocklist: w.kernel, Host: w.host.host(), LedgerPath: w.ledger,
+		Blocklist: w.kernel, Host: w.host.host(), Places: &w.places, LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			if w.lookup != nil {

@@ -278,3 +278,12 @@ func (l *log) Run(ctx context.Context, resume map[string]source.Position, emit s
 		}
 	}
 }
+
+// fakePlaces know what a test says.
+type fakePlaces struct {
+	of     map[netip.Addr]jails.Place
+	broken error // guarded by the loop
+}
+
+func (p *fakePlaces) Follow([]string) error            { return p.broken }
+func (p *fakePlaces) Find(addr netip.Addr) jails.Place { return p.of[addr] }

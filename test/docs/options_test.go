@@ -101,6 +101,11 @@ func load(t *testing.T, place, setting, key string) (*jails.Config, jails.Proble
 	if err := os.MkdirAll(filepath.Join(dir, "jail.d"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if strings.HasSuffix(key, "_countries") || strings.HasSuffix(key, "_asn") {
+		if err := os.WriteFile(filepath.Join(dir, "xdpban.toml"), []byte("places = '/x'"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -112,6 +117,9 @@ func load(t *testing.T, place, setting, key string) (*jails.Config, jails.Proble
 	if config != nil {
 		// Where they were read from, and what was compiled of them, differs.
 		config.Files, config.Warnings = nil, nil
+		if file != "xdpban.toml" {
+			config.Settings = jails.Settings{}
+		}
 		for i := range config.Jails {
 			config.Jails[i].Filter = nil
 		}
