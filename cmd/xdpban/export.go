@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"xdpban/bpf"
 	"xdpban/internal/control"
+	"xdpban/internal/daemon"
 )
 
 // exportVersion is that of the export's shape. A newer one isn't read.
@@ -58,7 +62,7 @@ func (c *exportCmd) Run(a *app) error {
 		return err
 	}
 	for _, al := range allowed {
-		if al.Origin == "manual" { // the others are this host's own
+		if al.Origin == daemon.OriginManual { // the others are this host's own
 			e.Allow = append(e.Allow, al)
 		}
 	}
@@ -85,7 +89,7 @@ func talkShape(l control.List) map[string]any {
 
 type importCmd struct {
 	File    string `arg:"" optional:"" help:"An export, or what list --json or the 2017 tool wrote; - for standard input." default:"-"`
-	Replace bool   `help:"Unban what isn't in it. Otherwise both are merged: the later end wins."`
+	Replace bool   `help:"End what isn't in it: bans, blocked ports and entries of the allowlist. Otherwise both are merged: the later end wins."`
 	DryRun  bool   `help:"Say what would happen, and do nothing."`
 	SkipBad bool   `help:"Leave out bans that can't be read or are refused, and go on."`
 }
@@ -130,25 +134,138 @@ func (c *importCmd) Run(a *app) error {
 		return err
 	}
 	a.warnRefused(res.Refused)
+	done := imported{ImportResult: res}
+	if done.Allowed, done.Disallowed, err = c.allow(a, bl, e.Allow); err != nil {
+		return fmt.Errorf("the bans are imported, the allowlist isn't: %w", err)
+	}
+	if done.Blocked, done.Unblocked, err = c.ports(a, e.Ports); err != nil {
+		return fmt.Errorf("the bans and the allowlist are imported, the ports aren't: %w", err)
+	}
 	if m, ok := bl.(*pinned); ok && !c.DryRun {
 		if err := a.warnUnattached(m); err != nil {
 			return err
 		}
 	}
-	return a.print(res, func(w io.Writer) {
+	return a.print(done, func(w io.Writer) {
 		would := ""
 		if c.DryRun {
 			would = "would be "
 		}
 		fmt.Fprintf(w, "%s%d added, %d lengthened, %d removed; %d stood as long or longer, %d had ended already, %d refused\n",
 			would, res.Added, res.Extended, res.Removed, res.Kept, res.Over, len(res.Refused))
+		if done.Blocked+done.Unblocked > 0 {
+			fmt.Fprintf(w, "ports: %s%d blocked, %d unblocked\n", would, done.Blocked, done.Unblocked)
+		}
+		if done.Allowed+done.Disallowed > 0 {
+			fmt.Fprintf(w, "allowlist: %s%d added, %d removed\n", would, done.Allowed, done.Disallowed)
+		}
 	})
 }
 
+// imported says what an import has done, or would do.
+type imported struct {
+	control.ImportResult
+	Blocked    int `json:"blocked"` // ports
+	Unblocked  int `json:"unblocked"`
+	Allowed    int `json:"allowed"` // new on the allowlist
+	Disallowed int `json:"disallowed"`
+}
+
+// allow takes over entries of an allowlist; nil: the file says nothing of it.
+func (c *importCmd) allow(a *app, bl blocklist, entries []control.Allow) (added, removed int, err error) {
+	if entries == nil {
+		return 0, 0, nil
+	}
+	had, err := bl.Allowed(a.ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	extra := map[netip.Prefix]bool{}
+	for _, h := range had {
+		if h.Origin == daemon.OriginManual {
+			extra[h.Prefix] = true
+		}
+	}
+	var add []netip.Prefix
+	for _, e := range entries {
+		if !extra[e.Prefix] {
+			add = append(add, e.Prefix)
+		}
+		delete(extra, e.Prefix)
+	}
+	remove := slices.SortedFunc(maps.Keys(extra), netip.Prefix.Compare)
+	if !c.Replace {
+		remove = nil
+	}
+	if c.DryRun {
+		return len(add), len(remove), nil
+	}
+	if len(add) > 0 {
+		if added, err = bl.Allow(a.ctx, add); err != nil {
+			return added, 0, err
+		}
+	}
+	if len(remove) > 0 {
+		removed, err = bl.Disallow(a.ctx, remove)
+	}
+	return added, removed, err
+}
+
+// ports takes over blocked ports; nil: the file says nothing of them.
+func (c *importCmd) ports(a *app, list []control.Port) (blocked, unblocked int, err error) {
+	if list == nil {
+		return 0, 0, nil
+	}
+	o := a.maps()
+	o.MustExist = c.DryRun
+	b, err := bpf.Open(o)
+	if c.DryRun && errors.Is(err, fs.ErrNotExist) {
+		return len(list), 0, nil
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	defer b.Close()
+	stand, err := b.BlockedPorts()
+	if err != nil {
+		return 0, 0, err
+	}
+	extra := map[bpf.Port]bool{}
+	for _, p := range stand {
+		extra[p.Port] = true
+	}
+	var block []bpf.Port
+	for _, p := range list {
+		port := bpf.Port{Port: p.Port, Proto: p.Protocol}
+		if !extra[port] {
+			block = append(block, port)
+		}
+		delete(extra, port)
+	}
+	if !c.Replace {
+		clear(extra)
+	}
+	if c.DryRun {
+		return len(block), len(extra), nil
+	}
+	if len(block) > 0 {
+		if err := b.BlockPort(block...); err != nil {
+			return 0, 0, err
+		}
+	}
+	for p := range extra {
+		if _, _, err := b.UnblockPort(p); err != nil {
+			return len(block), unblocked, err
+		}
+		unblocked++
+	}
+	return len(block), unblocked, nil
+}
+
 // readExport reads an export, what list --json wrote, or the 2017 tool's
-// list: there an address is banned from now on, forever, and ports are left
-// out. What is wrong with one ban is given to bad, whose error ends the
-// reading.
+// list: there an address is banned from now on, forever. What is wrong with one
+// entry is given to bad, whose error ends the reading. Ports and Allow are nil
+// if the file says nothing of them.
 func readExport(b []byte, now time.Time, bad func(error) error) (export, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(b, &raw); err != nil {
@@ -158,8 +275,8 @@ func readExport(b []byte, now time.Time, bad func(error) error) (export, error) 
 		return readTalk(raw, now, bad)
 	}
 	var list struct {
-		Version int
-		Bans    []json.RawMessage
+		Version            int
+		Bans, Ports, Allow []json.RawMessage
 	}
 	if err := json.Unmarshal(b, &list); err != nil {
 		return export{}, describeJSON(err, b)
@@ -185,6 +302,41 @@ func readExport(b []byte, now time.Time, bad func(error) error) (export, error) 
 		}
 		e.Bans = append(e.Bans, ban)
 	}
+	if list.Ports != nil {
+		e.Ports = []control.Port{}
+	}
+	for i, raw := range list.Ports {
+		var p control.Port
+		err := json.Unmarshal(raw, &p)
+		if err == nil {
+			_, err = bpf.ParsePort(fmt.Sprintf("%d/%s", p.Port, p.Protocol))
+		}
+		if err != nil {
+			if err := bad(fmt.Errorf("blocked port %d: %w", i+1, err)); err != nil {
+				return export{}, err
+			}
+			continue
+		}
+		e.Ports = append(e.Ports, p)
+	}
+	if list.Allow != nil {
+		e.Allow = []control.Allow{}
+	}
+	for i, raw := range list.Allow {
+		var al struct{ Prefix string }
+		err := json.Unmarshal(raw, &al)
+		var p netip.Prefix
+		if err == nil {
+			p, err = parsePrefix(al.Prefix)
+		}
+		if err != nil {
+			if err := bad(fmt.Errorf("allowed %d: %w", i+1, err)); err != nil {
+				return export{}, err
+			}
+			continue
+		}
+		e.Allow = append(e.Allow, control.Allow{Prefix: p, Origin: daemon.OriginManual})
+	}
 	return e, nil
 }
 
@@ -192,8 +344,16 @@ func readTalk(raw map[string]json.RawMessage, now time.Time, bad func(error) err
 	var e export
 	wrong := 0
 	for _, key := range slices.Sorted(maps.Keys(raw)) {
-		if _, err := strconv.ParseUint(key, 10, 16); err == nil {
-			continue // a port
+		if _, err := strconv.ParseUint(key, 10, 64); err == nil {
+			ports, err := talkPorts(key, raw[key])
+			if err != nil {
+				wrong++
+				if err := bad(err); err != nil {
+					return e, err
+				}
+			}
+			e.Ports = append(e.Ports, ports...)
+			continue
 		}
 		p, err := parsePrefix(key)
 		var drops uint64
@@ -209,11 +369,28 @@ func readTalk(raw map[string]json.RawMessage, now time.Time, bad func(error) err
 		}
 		e.Bans = append(e.Bans, control.Ban{Prefix: p, Since: now})
 	}
-	if wrong > 0 && len(e.Bans) == 0 {
+	if wrong > 0 && len(e.Bans)+len(e.Ports) == 0 {
 		return e, errors.New("nothing in it is a ban")
 	}
 	sortBans(e.Bans, "prefix")
 	return e, nil
+}
+
+// talkPorts reads one port of the 2017 tool's list: drops by protocol.
+func talkPorts(key string, raw json.RawMessage) ([]control.Port, error) {
+	var drops map[string]uint64
+	if err := json.Unmarshal(raw, &drops); err != nil {
+		return nil, fmt.Errorf("port %s: %w", key, err)
+	}
+	var ports []control.Port
+	for _, proto := range slices.Sorted(maps.Keys(drops)) {
+		p, err := bpf.ParsePort(key + "/" + strings.ToLower(proto))
+		if err != nil {
+			return nil, err
+		}
+		ports = append(ports, control.Port{Port: p.Port, Protocol: p.Proto})
+	}
+	return ports, nil
 }
 
 // describeJSON says where in b an error is.
