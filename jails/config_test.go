@@ -2,6 +2,7 @@ package jails
 
 import (
 	"fmt"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -500,7 +501,7 @@ func FuzzConfig(f *testing.F) {
 			}
 		}
 		if c != nil {
-			NewJudge(c).Expire(time.Unix(0, 0))
+			NewJudge(c).Expire(time.Unix(0, 0), math.MaxInt)
 			_ = fmt.Sprint(c.Settings)
 		}
 	})

@@ -34,6 +34,9 @@ type Ban struct {
 	// From says which hosts of the fleet made it, by which jails; empty: it
 	// was made here.
 	From string `json:",omitempty"`
+	// Bulk says that it came as one of very many, as a list does: neither the
+	// history nor the log has an entry for each of them.
+	Bulk bool `json:",omitempty"`
 }
 
 // Forever says that the ban has no end.

@@ -398,10 +398,18 @@ func (j *Judge) strikes(t *track) int {
 // standing ban of the same prefix by the same jail is kept and returned:
 // later end wins. Errors wrap ErrAllowed or ErrPrefix.
 func (j *Judge) Ban(p netip.Prefix, jail string, d time.Duration, now time.Time) (Ban, error) {
+	return j.banFor(Ban{Prefix: p, Jail: jail, Since: now}, d, now)
+}
+
+// BanBulk is Ban for one of very many: see Ban.Bulk.
+func (j *Judge) BanBulk(p netip.Prefix, jail string, d time.Duration, now time.Time) (Ban, error) {
+	return j.banFor(Ban{Prefix: p, Jail: jail, Since: now, Bulk: true}, d, now)
+}
+
+func (j *Judge) banFor(b Ban, d time.Duration, now time.Time) (Ban, error) {
 	if d <= 0 && d != Forever {
-		return Ban{}, fmt.Errorf("ban %s for %s: the time must be positive, or \"forever\"", p, d)
+		return Ban{}, fmt.Errorf("ban %s for %s: the time must be positive, or \"forever\"", b.Prefix, d)
 	}
-	b := Ban{Prefix: p, Jail: jail, Since: now}
 	if d != Forever {
 		b.Until = now.Add(min(d, maxBan))
 	}
@@ -451,10 +459,10 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 		if old.until == forever || until != forever && until <= old.until {
 			return t.asBan(old), nil
 		}
-		old.until, old.fixed = until, true
+		old.until, old.fixed, old.bulk = until, true, old.bulk && b.Bulk
 		j.reheap(t)
 		made := t.asBan(old)
-		if strike {
+		if strike && !b.Bulk {
 			j.event(Event{Time: now, Kind: EventBan, Ban: made})
 		}
 		return made, nil
@@ -464,7 +472,7 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 	}
 	t.ban = &ban{
 		since: b.Since.UnixNano(), until: until, fixed: true,
-		strikes: t.strikes, failures: b.Failures, pattern: b.Pattern, evidence: b.Evidence, from: b.From, index: -1,
+		strikes: t.strikes, failures: b.Failures, pattern: b.Pattern, evidence: b.Evidence, from: b.From, bulk: b.Bulk, index: -1,
 	}
 	t.window = nil
 	j.stand(t)
@@ -476,7 +484,9 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 		if js.conf != nil {
 			t.strikes++
 		}
-		j.event(banEvent(made))
+		if !b.Bulk {
+			j.event(banEvent(made))
+		}
 	}
 	return made, nil
 }
@@ -484,15 +494,21 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 // Unban ends every ban of exactly this prefix, and forgets its failures and
 // strikes, and returns what has ended.
 func (j *Judge) Unban(p netip.Prefix, now time.Time) []Ban {
-	return j.unban(p, "", now)
+	return j.unban(p, "", now, false)
+}
+
+// UnbanBulk is Unban for one of very many: the history gets no entry for bans
+// that came so too.
+func (j *Judge) UnbanBulk(p netip.Prefix, now time.Time) []Ban {
+	return j.unban(p, "", now, true)
 }
 
 // UnbanJail is Unban for what one jail holds of the prefix.
 func (j *Judge) UnbanJail(p netip.Prefix, jail string, now time.Time) []Ban {
-	return j.unban(p, jail, now)
+	return j.unban(p, jail, now, false)
 }
 
-func (j *Judge) unban(p netip.Prefix, jail string, now time.Time) []Ban {
+func (j *Judge) unban(p netip.Prefix, jail string, now time.Time, bulk bool) []Ban {
 	p = unmap(p)
 	var ended []Ban
 	for _, name := range j.names {
@@ -510,7 +526,9 @@ func (j *Judge) unban(p netip.Prefix, jail string, now time.Time) []Ban {
 			b.until = max(now.UnixNano(), b.since)
 			if !b.observed {
 				ended = append(ended, was)
-				j.event(Event{Time: now, Kind: EventUnban, Ban: was})
+				if !bulk || !was.Bulk {
+					j.event(Event{Time: now, Kind: EventUnban, Ban: was})
+				}
 			}
 		}
 		j.settle(t)
@@ -518,11 +536,11 @@ func (j *Judge) unban(p netip.Prefix, jail string, now time.Time) []Ban {
 	return ended
 }
 
-// Expire ends what is over at now, forgets windows that can no longer
-// matter, and returns the bans that ended, in the order of their ends. A
-// prefix may still be banned by another jail: see Find.
-func (j *Judge) Expire(now time.Time) []Ban {
-	for len(j.ends) > 0 && j.ends[0].ban.over(now) {
+// Expire ends what is over at now, at most so many bans, forgets windows that
+// can no longer matter, and returns the bans that ended, in the order of their
+// ends. A prefix may still be banned by another jail: see Find.
+func (j *Judge) Expire(now time.Time, most int) []Ban {
+	for ; most > 0 && len(j.ends) > 0 && j.ends[0].ban.over(now); most-- {
 		j.finish(j.ends[0])
 	}
 	ended := j.ended
@@ -698,7 +716,9 @@ func (j *Judge) finish(t *track) {
 	j.fall(t)
 	if !b.Observed {
 		j.ended = append(j.ended, b)
-		j.event(Event{Time: b.Until, Kind: EventExpire, Ban: b})
+		if !b.Bulk {
+			j.event(Event{Time: b.Until, Kind: EventExpire, Ban: b})
+		}
 	}
 	j.settle(t)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -78,7 +79,7 @@ func texts(bans []Ban) []string {
 
 func (b *bench) expire(seconds float64) string {
 	b.now = at(seconds)
-	return strings.Join(texts(b.Expire(b.now)), "; ")
+	return strings.Join(texts(b.Expire(b.now, math.MaxInt)), "; ")
 }
 
 func (b *bench) standing() string {
@@ -252,10 +253,10 @@ func TestEndsComeInOrder(t *testing.T) {
 		if !next.Equal(ends[i]) {
 			t.Fatalf("end %d is %v, want %v", i, next, ends[i])
 		}
-		if early := b.Expire(next.Add(-1)); len(early) > 0 {
+		if early := b.Expire(next.Add(-1), math.MaxInt); len(early) > 0 {
 			t.Fatalf("%v ended early", early)
 		}
-		for _, e := range b.Expire(next) {
+		for _, e := range b.Expire(next, math.MaxInt) {
 			if !e.Until.Equal(ends[i]) {
 				t.Fatalf("ended %v, want %v", e.Until, ends[i])
 			}
@@ -374,7 +375,7 @@ func TestCatchUp(t *testing.T) {
 	b := newBench(t, Settings{}, jail, watch)
 	b.now = at(8 * 3600)
 	want(t, "over long since", b.fail("sshd", "192.0.2.1", 0, 1), "")
-	b.Expire(b.now)
+	b.Expire(b.now, math.MaxInt)
 	want(t, "what came while it lasted", b.fail("sshd", "192.0.2.1", 2, 3, 4), "")
 	want(t, "the second is over too, but not recidive's", b.fail("sshd", "192.0.2.1", 4000, 4001), "recidive 192.0.2.1 4000+168h0m0s")
 	want(t, "still due", b.fail("sshd", "192.0.2.1", 8*3600-5), "sshd 192.0.2.1 28795+4h0m0s")
@@ -790,7 +791,7 @@ func TestRestoreAndReplay(t *testing.T) {
 			for i := 0; i < len(w.failures); i++ {
 				f := w.failures[i]
 				b.fail(f.jail, f.source, f.at)
-				b.Expire(b.now)
+				b.Expire(b.now, math.MaxInt)
 				if kills && r.IntN(10) == 0 {
 					disk.take(b.Changes())
 					b.Saved()
@@ -806,7 +807,7 @@ func TestRestoreAndReplay(t *testing.T) {
 					i = saved - 1
 				}
 			}
-			b.Expire(b.now.Add(1000 * time.Hour))
+			b.Expire(b.now.Add(1000*time.Hour), math.MaxInt)
 			disk.take(b.Changes())
 			return disk.state()
 		}
@@ -831,7 +832,7 @@ func TestOrderDoesntMatter(t *testing.T) {
 			for i, f := range w.failures {
 				b.fail(f.jail, f.source, f.at)
 				if r.IntN(5) == 0 || i == len(w.failures)-1 {
-					b.Expire(b.now)
+					b.Expire(b.now, math.MaxInt)
 				}
 			}
 			var out []string
@@ -1005,7 +1006,7 @@ func FuzzJudge(f *testing.F) {
 				}
 			case 8, 9:
 				now = now.Add(time.Duration(a) * time.Duration(b) * time.Second)
-				for _, ban := range j.Expire(now) {
+				for _, ban := range j.Expire(now, math.MaxInt) {
 					if ban.Observed || !ban.Over(now) {
 						t.Fatalf("expired %+v at %v", ban, now)
 					}

@@ -200,6 +200,7 @@ type banRecord struct {
 	Standing bool          `json:"standing,omitempty"`
 	Observed bool          `json:"observed,omitempty"`
 	Fixed    bool          `json:"fixed,omitempty"`
+	Bulk     bool          `json:"bulk,omitempty"`
 }
 
 func marshal(v any) []byte {
@@ -215,7 +216,7 @@ func (t *track) marshal() []byte {
 	if b := t.ban; b != nil {
 		r.Ban = &banRecord{
 			b.since, b.until, b.strikes, b.failures, b.pattern, b.evidence, b.from,
-			entryRecords(b.decided), b.standing, b.observed, b.fixed,
+			entryRecords(b.decided), b.standing, b.observed, b.fixed, b.bulk,
 		}
 	}
 	return marshal(r)
@@ -273,7 +274,7 @@ func (j *Judge) Restore(records []Record, now time.Time) error {
 		if b := v.Ban; b != nil {
 			t.ban = &ban{
 				since: b.Since, until: b.Until, strikes: b.Strikes, failures: b.Failures, pattern: b.Pattern,
-				decided: entriesOf(b.Decided), evidence: b.Evidence, from: b.From, observed: b.Observed, fixed: b.Fixed, index: -1,
+				decided: entriesOf(b.Decided), evidence: b.Evidence, from: b.From, observed: b.Observed, fixed: b.Fixed, bulk: b.Bulk, index: -1,
 			}
 			if b.Standing {
 				j.stand(t)

@@ -57,7 +57,8 @@ type ban struct {
 	standing bool
 	observed bool
 	fixed    bool // the end was set, not computed
-	index    int  // in the heap of ends, or -1
+	bulk     bool
+	index    int // in the heap of ends, or -1
 }
 
 func (b *ban) over(now time.Time) bool {
@@ -84,7 +85,7 @@ func (t *track) newBan(decided []entry, strikes int) *ban {
 func (t *track) asBan(b *ban) Ban {
 	out := Ban{
 		Prefix: t.prefix, Jail: t.jail.name, Since: time.Unix(0, b.since),
-		Strikes: b.strikes, Failures: b.failures, Pattern: b.pattern, Evidence: b.evidence, Observed: b.observed, From: b.from,
+		Strikes: b.strikes, Failures: b.failures, Pattern: b.pattern, Evidence: b.evidence, Observed: b.observed, From: b.from, Bulk: b.bulk,
 	}
 	if b.until != forever {
 		out.Until = time.Unix(0, b.until)
@@ -246,7 +247,7 @@ func (j *Judge) settle(t *track) {
 	case len(t.window) > 0:
 		t.jail.windows.push(t)
 	case t.ban != nil && t.ban.standing:
-	case t.ban != nil:
+	case t.ban != nil && (t.jail.conf != nil || t.strikes > 0):
 		t.jail.past.push(t)
 	default:
 		j.remove(t)

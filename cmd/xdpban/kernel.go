@@ -99,11 +99,6 @@ func (k *kernel) Add(bans []jails.Ban) ([]daemon.Entry, error) {
 	return nil, err
 }
 
-func (k *kernel) Remove(p netip.Prefix) (daemon.Entry, bool, error) {
-	e, ok, err := k.list.Load().Remove(p)
-	return fromKernel(e), ok, err
-}
-
 func (k *kernel) RemoveBatch(list []netip.Prefix) ([]daemon.Entry, error) {
 	were, err := k.list.Load().RemoveBatch(list)
 	return fromKernelAll(were), err

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -260,7 +261,7 @@ func (r *replay) judge(ctx context.Context, conf *jails.Config, evidence bool) (
 			now = at
 		}
 		if next := judge.Next(); !next.IsZero() && !next.After(now) {
-			judge.Expire(now)
+			judge.Expire(now, math.MaxInt)
 		}
 		for _, b := range judge.Failure(first.jails[f.Filter], f, now) {
 			w := &wouldBan{

@@ -124,6 +124,34 @@ func (d *Daemon) List(ctx context.Context, q control.ListQuery) iter.Seq2[contro
 // Ports lists the blocked ports with what they have dropped.
 func (d *Daemon) Ports(ctx context.Context) ([]control.Port, error) { return d.o.Blocklist.Ports() }
 
+// change is do for a part of what changes very much: it waits as long as the
+// ledger doesn't keep up, as the logs wait, too.
+func (d *Daemon) change(ctx context.Context, f func()) error {
+	for {
+		var busy <-chan struct{}
+		err := d.do(ctx, func() {
+			if d.checkpoint.writing != nil && d.crowded() {
+				busy = d.checkpoint.written
+				return
+			}
+			f()
+		})
+		if err != nil || busy == nil {
+			return err
+		}
+		select {
+		case <-busy:
+		case <-d.done:
+			return errStopped
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// bulk says that a request is about so many that each by itself is no event.
+func bulk(prefixes int) bool { return prefixes > control.MaxEcho }
+
 // refuse says which prefixes may not be banned; it changes nothing.
 func (d *Daemon) refuse(ctx context.Context, jail string, prefixes []netip.Prefix) ([]control.Refusal, error) {
 	var refused []control.Refusal
@@ -168,9 +196,19 @@ func (d *Daemon) Ban(ctx context.Context, r control.BanRequest) (control.BanResu
 		return result, refusal(refused)
 	}
 	result.Refused = refused
-	for part := range slices.Chunk(r.Prefixes, chunk) {
+	many := bulk(len(r.Prefixes))
+	prefixes, ban := r.Prefixes, d.judge.Ban
+	if many {
+		ban = d.judge.BanBulk
+		// The ledger takes in neighbours faster.
+		prefixes = slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare)
+		defer func() {
+			d.log.Info(fmt.Sprintf("ban %d prefixes", result.Banned), "event", EventBan, "jail", jail, "for", r.For, "kept", result.Kept, "refused", len(refused))
+		}()
+	}
+	for part := range slices.Chunk(prefixes, chunk) {
 		var failed error
-		err := d.do(ctx, func() {
+		err := d.change(ctx, func() {
 			now := d.o.Now()
 			var news []jails.Ban
 			for _, p := range part {
@@ -178,7 +216,7 @@ func (d *Daemon) Ban(ctx context.Context, r control.BanRequest) (control.BanResu
 					continue
 				}
 				before, stood := d.judge.Find(p)
-				b, err := d.judge.Ban(p, jail, time.Duration(r.For), now)
+				b, err := ban(p, jail, time.Duration(r.For), now)
 				if err != nil {
 					failed = err
 					break
@@ -188,7 +226,7 @@ func (d *Daemon) Ban(ctx context.Context, r control.BanRequest) (control.BanResu
 				} else {
 					result.Kept++
 				}
-				if len(r.Prefixes) <= control.MaxEcho {
+				if !many {
 					result.Bans = append(result.Bans, control.FromJail(b))
 				}
 			}
@@ -208,13 +246,20 @@ func (d *Daemon) Ban(ctx context.Context, r control.BanRequest) (control.BanResu
 // Unban ends the bans of exactly these prefixes.
 func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.UnbanResult, error) {
 	var result control.UnbanResult
+	many := bulk(len(prefixes))
+	if many {
+		prefixes = slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare)
+		defer func() {
+			d.log.Info(fmt.Sprintf("unban %d prefixes", result.Unbanned), "event", EventUnban)
+		}()
+	}
 	for part := range slices.Chunk(prefixes, chunk) {
 		var failed error
-		err := d.do(ctx, func() {
+		err := d.change(ctx, func() {
 			var ended [][]Entry
-			ended, failed = d.unban(part)
+			ended, failed = d.unban(part, many)
 			result.Unbanned += len(ended)
-			if len(prefixes) > control.MaxEcho {
+			if many {
 				d.armExpiry()
 				return
 			}
@@ -242,8 +287,9 @@ func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.Un
 }
 
 // unban ends all bans of some prefixes, the kernel's too if only it knew one,
-// and returns what has ended, by prefix.
-func (d *Daemon) unban(list []netip.Prefix) (ended [][]Entry, err error) {
+// and returns what has ended, by prefix. Of many, bans that came as one of many
+// are told of neither in the log nor in the history.
+func (d *Daemon) unban(list []netip.Prefix, many bool) (ended [][]Entry, err error) {
 	were, err := d.o.Blocklist.RemoveBatch(list)
 	if err != nil {
 		// Those that the kernel still has stay decided.
@@ -259,7 +305,7 @@ func (d *Daemon) unban(list []netip.Prefix) (ended [][]Entry, err error) {
 	}
 	for _, p := range list {
 		e, stood := kernel[p]
-		if of := d.unbanned(p, e, stood); len(of) > 0 {
+		if of := d.unbanned(p, e, stood, many); len(of) > 0 {
 			ended = append(ended, of)
 		}
 	}
@@ -268,10 +314,14 @@ func (d *Daemon) unban(list []netip.Prefix) (ended [][]Entry, err error) {
 
 // unbanned ends what has been decided about a prefix that is out of the
 // kernel, where it was e if it stood.
-func (d *Daemon) unbanned(p netip.Prefix, e Entry, stood bool) []Entry {
+func (d *Daemon) unbanned(p netip.Prefix, e Entry, stood, many bool) []Entry {
 	delete(d.unapplied, p)
 	var ended []Entry
-	for _, b := range d.judge.Unban(p, d.o.Now()) {
+	unban := d.judge.Unban
+	if many {
+		unban = d.judge.UnbanBulk
+	}
+	for _, b := range unban(p, d.o.Now()) {
 		ended = append(ended, Entry{Ban: b})
 	}
 	if len(ended) == 0 && stood {
@@ -282,7 +332,9 @@ func (d *Daemon) unbanned(p netip.Prefix, e Entry, stood bool) []Entry {
 			ended[0].Packets, ended[0].Bytes = e.Packets, e.Bytes
 			d.dropped(ended[0])
 		}
-		d.log.Info("unban "+short(p), "event", EventUnban, "jail", ended[i].Jail, "addr", short(p), "packets", ended[i].Packets)
+		if !many || !ended[i].Bulk {
+			d.log.Info("unban "+short(p), "event", EventUnban, "jail", ended[i].Jail, "addr", short(p), "packets", ended[i].Packets)
+		}
 		d.changed(EventUnban, ended[i])
 	}
 	return ended
@@ -311,7 +363,7 @@ func (d *Daemon) Allow(ctx context.Context, prefixes []netip.Prefix) (int, error
 				}
 			}
 		}
-		_, failed = d.unban(within)
+		_, failed = d.unban(within, bulk(len(within)))
 	})
 	return added, errors.Join(err, failed)
 }
@@ -456,16 +508,26 @@ func (d *Daemon) Import(ctx context.Context, r control.ImportRequest) (control.I
 	}
 	result.Refused = refused
 	keep := make(map[netip.Prefix]bool, len(prefixes))
-	for part := range slices.Chunk(r.Bans, chunk) {
+	many := bulk(len(r.Bans))
+	bans := r.Bans
+	if many {
+		bans = slices.SortedFunc(slices.Values(bans), func(a, b control.Ban) int { return a.Prefix.Compare(b.Prefix) })
+	}
+	if !r.DryRun {
+		defer func() {
+			d.log.Info(fmt.Sprintf("import %d bans", result.Added+result.Extended), "event", EventBan, "kept", result.Kept, "over", result.Over, "refused", len(refused), "removed", result.Removed)
+		}()
+	}
+	for part := range slices.Chunk(bans, chunk) {
 		var failed error
-		err := d.do(ctx, func() {
+		err := d.change(ctx, func() {
 			now := d.o.Now()
 			var news []jails.Ban
 			for _, w := range part {
 				if d.judge.Check(w.Prefix, jails.Manual) != nil {
 					continue
 				}
-				b := jails.Ban{Prefix: w.Prefix, Jail: w.Jail, Since: w.Since, Until: w.Until.Time}
+				b := jails.Ban{Prefix: w.Prefix, Jail: w.Jail, Since: w.Since, Until: w.Until.Time, Bulk: many}
 				if b.Ports, failed = w.PortRanges(); failed != nil {
 					return
 				}
@@ -508,23 +570,30 @@ func (d *Daemon) Import(ctx context.Context, r control.ImportRequest) (control.I
 		}
 	}
 	if r.Replace {
-		var failed error
+		var extra []netip.Prefix
 		err := d.do(ctx, func() {
-			var extra []netip.Prefix
 			for b := range d.judge.Standing() {
 				if !keep[b.Prefix] {
 					extra = append(extra, b.Prefix)
 				}
 			}
-			result.Removed = len(extra)
-			if r.DryRun {
-				return
-			}
-			_, err := d.unban(extra)
-			failed = errors.Join(failed, err)
 		})
-		if err = errors.Join(err, failed); err != nil {
+		if err != nil || r.DryRun {
+			result.Removed = len(extra)
 			return result, err
+		}
+		slices.SortFunc(extra, netip.Prefix.Compare)
+		for part := range slices.Chunk(extra, chunk) {
+			var failed error
+			err := d.change(ctx, func() {
+				var ended [][]Entry
+				ended, failed = d.unban(part, bulk(len(extra)))
+				result.Removed += len(ended)
+				d.armExpiry()
+			})
+			if err = errors.Join(err, failed); err != nil {
+				return result, err
+			}
 		}
 	}
 	return result, nil

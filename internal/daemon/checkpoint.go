@@ -235,6 +235,8 @@ func (d *Daemon) dropped(e Entry) {
 	if e.Packets > 0 {
 		sum := d.drops[e.Jail]
 		d.drops[e.Jail] = control.Verdict{Packets: sum.Packets + e.Packets, Bytes: sum.Bytes + e.Bytes}
+	}
+	if e.Packets > 0 && !e.Bulk {
 		d.checkpoint.put(ledger.Record{Kind: kindDropped, Key: droppedKey(e.Since, e.Prefix), Value: encode(control.Verdict{Packets: e.Packets, Bytes: e.Bytes})})
 	}
 }

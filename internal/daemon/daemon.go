@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"runtime/debug"
 	"slices"
@@ -53,7 +54,6 @@ type Blocklist interface {
 	// Add puts bans in force or changes their ends, keeping counts. gaveUp
 	// are entries that a full list gave up for them.
 	Add(bans []jails.Ban) (gaveUp []Entry, err error)
-	Remove(p netip.Prefix) (Entry, bool, error)
 	// RemoveBatch returns what was banned, on an error what was removed.
 	RemoveBatch(list []netip.Prefix) ([]Entry, error)
 	List() iter.Seq2[Entry, error]
@@ -515,7 +515,9 @@ func (d *Daemon) brake() {
 func (d *Daemon) enforce(bans []jails.Ban) {
 	d.apply(bans)
 	for _, b := range bans {
-		d.log.Info("ban "+short(b.Prefix), "event", EventBan, "jail", b.Jail, "addr", short(b.Prefix), "until", end(b), "failures", b.Failures, "strikes", b.Strikes)
+		if !b.Bulk {
+			d.log.Info("ban "+short(b.Prefix), "event", EventBan, "jail", b.Jail, "addr", short(b.Prefix), "until", end(b), "failures", b.Failures, "strikes", b.Strikes)
+		}
 		d.changed(EventBan, Entry{Ban: b})
 	}
 	d.armExpiry()
@@ -579,30 +581,58 @@ func (d *Daemon) retry() {
 
 // expire ends what is over. The kernel has stopped enforcing it already.
 func (d *Daemon) expire() {
-	now := d.o.Now()
-	for _, b := range d.judge.Expire(now) {
-		d.lift(b)
+	if d.checkpoint.writing == nil || !d.crowded() {
+		d.lift(d.judge.Expire(d.o.Now(), chunk))
 	}
 	d.armExpiry()
 }
 
-// lift takes an ended ban out of the kernel, unless another jail's ban of the
-// same prefix still stands.
-func (d *Daemon) lift(b jails.Ban) {
-	if _, ok := d.judge.Find(b.Prefix); ok {
-		d.apply([]jails.Ban{b})
+// lift takes ended bans out of the kernel, but for those of prefixes that
+// another jail's ban still stands of.
+func (d *Daemon) lift(bans []jails.Ban) {
+	if len(bans) == 0 {
 		return
 	}
-	delete(d.unapplied, b.Prefix)
-	e, _, err := d.o.Blocklist.Remove(b.Prefix)
-	if err != nil {
-		// It drops nothing any more and goes with the next sweep.
-		d.log.Error("could not take an ended ban out of the kernel", "addr", short(b.Prefix), "error", err)
+	var stand []jails.Ban
+	gone := map[netip.Prefix]bool{}
+	for _, b := range bans {
+		if _, ok := d.judge.Find(b.Prefix); ok {
+			stand = append(stand, b)
+		} else {
+			gone[b.Prefix] = true
+			delete(d.unapplied, b.Prefix)
+		}
 	}
-	e.Ban = b
-	d.dropped(e)
-	d.log.Info("ban of "+short(b.Prefix)+" is over", "event", EventOver, "jail", b.Jail, "addr", short(b.Prefix), "packets", e.Packets, "bytes", e.Bytes)
-	d.changed(EventOver, e)
+	if len(stand) > 0 {
+		d.apply(stand)
+	}
+	removed, err := d.o.Blocklist.RemoveBatch(slices.Collect(maps.Keys(gone)))
+	if err != nil {
+		// They drop nothing any more and go with the next sweep.
+		d.log.Error("could not take ended bans out of the kernel", "bans", len(gone)-len(removed), "error", err)
+	}
+	kernel := make(map[netip.Prefix]Entry, len(removed))
+	for _, e := range removed {
+		kernel[e.Prefix] = e
+	}
+	many := 0
+	for _, b := range bans {
+		e := Entry{Ban: b}
+		if k, ok := kernel[b.Prefix]; ok {
+			e.Packets, e.Bytes = k.Packets, k.Bytes
+			delete(kernel, b.Prefix)
+		}
+		d.dropped(e)
+		if b.Bulk {
+			many++
+		} else {
+			d.log.Info("ban of "+short(b.Prefix)+" is over", "event", EventOver, "jail", b.Jail, "addr", short(b.Prefix), "packets", e.Packets, "bytes", e.Bytes)
+		}
+		d.changed(EventOver, e)
+	}
+	if many > 0 {
+		d.log.Info(fmt.Sprintf("%d bans of a list are over", many), "event", EventOver)
+	}
 }
 
 func (d *Daemon) armExpiry() {
@@ -614,7 +644,11 @@ func (d *Daemon) armExpiry() {
 		d.expiry.Stop()
 		return
 	}
-	d.expiry.Reset(max(next.Sub(d.o.Now()), 0))
+	soonest := time.Duration(0)
+	if d.checkpoint.writing != nil && d.crowded() {
+		soonest = 100 * time.Millisecond // the ledger doesn't keep up
+	}
+	d.expiry.Reset(max(next.Sub(d.o.Now()), soonest))
 }
 
 // sweep clears entries that have ended and that only the kernel knew.

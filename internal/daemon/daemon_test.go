@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -377,6 +378,76 @@ func TestBanEnds(t *testing.T) {
 	events, err := d.History(context.Background(), control.HistoryQuery{Prefix: prefix("192.0.2.8")})
 	if err != nil || len(events) != 2 || events[1].Kind != "expire" {
 		t.Errorf("history: %+v, %v; want a ban and its end", events, err)
+	}
+}
+
+// TestBulk: a long list is in force, in the ledger and over like any other
+// bans, but it doesn't push out what the history says of others.
+func TestBulk(t *testing.T) {
+	w := newWorld(t)
+	d, stop := w.run()
+	ctx := context.Background()
+	w.fail("192.0.2.1", 3)
+	w.untilBanned("192.0.2.1")
+	var list []netip.Prefix
+	for i := range 25_000 {
+		list = append(list, prefix(fmt.Sprintf("2001:db8::%x", i)))
+	}
+	list = append(list, prefix("192.0.2.1"))
+	ban := func(length time.Duration) {
+		t.Helper()
+		r, err := d.Ban(ctx, control.BanRequest{Prefixes: list, For: control.Duration(length)})
+		if err != nil || r.Banned+r.Kept != len(list) || len(r.Bans) > 0 {
+			t.Fatalf("ban: %+v, %v", r, err)
+		}
+	}
+	kinds := func() (kinds []string) {
+		t.Helper()
+		events, err := d.History(ctx, control.HistoryQuery{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range events {
+			kinds = append(kinds, e.Kind+" "+short(e.Ban.Prefix)+" by "+e.Ban.Jail)
+		}
+		return kinds
+	}
+	standing := func() (n int) {
+		t.Helper()
+		s, err := d.Status(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Bans
+	}
+
+	ban(jails.Forever)
+	stop()
+	w.kernel.reboot()
+	d, _ = w.run()
+	if n := standing(); n != len(list) {
+		t.Errorf("%d of %d stand after a reboot", n, len(list))
+	}
+	// One of them by hand is told of.
+	if _, err := d.Unban(ctx, []netip.Prefix{list[7]}); err != nil {
+		t.Fatal(err)
+	}
+	r, err := d.Unban(ctx, list)
+	if err != nil || r.Unbanned != len(list)-1 || standing() != 0 {
+		t.Errorf("unban: %+v, %v; %d stand", r, err, standing())
+	}
+	want := []string{"ban 192.0.2.1 by sshd", "unban 2001:db8::7 by manual", "unban 192.0.2.1 by sshd"}
+	if got := kinds(); !slices.Equal(got, want) {
+		t.Errorf("history %q, want %q", got, want)
+	}
+
+	ban(100 * time.Millisecond)
+	w.until("all of them over", func() bool { return standing() == 0 })
+	if got := kinds(); !slices.Equal(got, want) {
+		t.Errorf("history after their end %q, want %q", got, want)
+	}
+	for e := range w.kernel.List() {
+		t.Errorf("%s is left in the kernel", e.Prefix)
 	}
 }
 
