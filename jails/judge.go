@@ -494,21 +494,12 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 // Unban ends every ban of exactly this prefix, and forgets its failures and
 // strikes, and returns what has ended.
 func (j *Judge) Unban(p netip.Prefix, now time.Time) []Ban {
-	return j.unban(p, "", now, false)
+	return j.UnbanOf(p, "", false, now)
 }
 
-// UnbanBulk is Unban for one of very many: the history gets no entry for bans
-// that came so too.
-func (j *Judge) UnbanBulk(p netip.Prefix, now time.Time) []Ban {
-	return j.unban(p, "", now, true)
-}
-
-// UnbanJail is Unban for what one jail holds of the prefix.
-func (j *Judge) UnbanJail(p netip.Prefix, jail string, now time.Time) []Ban {
-	return j.unban(p, jail, now, false)
-}
-
-func (j *Judge) unban(p netip.Prefix, jail string, now time.Time, bulk bool) []Ban {
+// UnbanOf is Unban for what one jail holds of the prefix; "" is any. For one of
+// very many, bulk, the history gets no entry for bans that came so too.
+func (j *Judge) UnbanOf(p netip.Prefix, jail string, bulk bool, now time.Time) []Ban {
 	p = unmap(p)
 	var ended []Ban
 	for _, name := range j.names {
@@ -602,6 +593,16 @@ func (j *Judge) StandingBy(p netip.Prefix, jail string) (Ban, bool) {
 		return Ban{}, false
 	}
 	return t.asBan(t.ban), true
+}
+
+// StandsBut says whether any but one jail bans exactly this prefix.
+func (j *Judge) StandsBut(p netip.Prefix, jail string) bool {
+	for t := j.standing[unmap(p)]; t != nil; t = t.sibling {
+		if t.jail.name != jail {
+			return true
+		}
+	}
+	return false
 }
 
 // Jails names those that have held something, configured or not, sorted.

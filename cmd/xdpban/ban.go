@@ -152,35 +152,27 @@ func (c *unbanCmd) Run(a *app) error {
 		return err
 	}
 	defer bl.Close()
-	var list []netip.Prefix
-	if c.All {
-		if len(c.Prefix) > 0 || c.File != "" {
-			return usagef("--all goes without addresses")
-		}
-		l, err := bl.List(a.ctx, control.ListQuery{})
-		if err != nil {
+	r := control.UnbanRequest{All: c.All, Jail: c.Jail}
+	if !c.All {
+		if r.Prefixes, err = c.read(a); err != nil {
 			return err
 		}
-		for _, b := range l.Bans {
-			if c.Jail == "" || b.Jail == c.Jail {
-				list = append(list, b.Prefix)
-			}
-		}
-	} else if list, err = c.ofJail(a, bl); err != nil {
+	} else if len(c.Prefix) > 0 || c.File != "" {
+		return usagef("--all goes without addresses")
+	}
+	res, err := bl.Unban(a.ctx, r)
+	if err != nil {
 		return err
 	}
-	var res control.UnbanResult
-	if len(list) > 0 {
-		if res, err = bl.Unban(a.ctx, list); err != nil {
-			return err
-		}
-	}
+	list := r.Prefixes
 	now := time.Now()
 	err = a.print(res, func(w io.Writer) {
 		switch {
+		case len(list) == 1 && res.Unbanned == 0 && c.Jail != "":
+			fmt.Fprintf(w, "%s was not banned by %s\n", short(list[0]), printable(c.Jail))
 		case len(list) == 1 && res.Unbanned == 0:
 			fmt.Fprintf(w, "%s was not banned\n", short(list[0]))
-		case len(list) == 1 && len(res.Bans) > 0:
+		case res.Unbanned == 1 && len(res.Bans) > 0:
 			b := res.Bans[0]
 			fmt.Fprintf(w, "unbanned %s (by %s; %s dropped)\n", short(b.Prefix), printable(b.Jail), plural(int(b.Packets), "packet"))
 		default:
@@ -190,28 +182,9 @@ func (c *unbanCmd) Run(a *app) error {
 			fmt.Fprintf(w, "still covered by %s (%s, %s)\n", short(b.Prefix), printable(b.Jail), left(b.Until.Time, now))
 		}
 	})
-	if err == nil && res.Unbanned == 0 && len(list) > 0 {
+	// Another jail may have banned it for longer since.
+	if err == nil && res.Unbanned == 0 && len(list) > 0 && c.Jail == "" {
 		return errReported
 	}
 	return err
-}
-
-// ofJail reads the prefixes, and leaves out those that aren't banned by the
-// jail, if one is named.
-func (c *unbanCmd) ofJail(a *app, bl blocklist) ([]netip.Prefix, error) {
-	list, err := c.read(a)
-	if err != nil || c.Jail == "" {
-		return list, err
-	}
-	var own []netip.Prefix
-	for _, p := range list {
-		w, err := bl.Why(a.ctx, p)
-		if err != nil {
-			return nil, err
-		}
-		if len(w.Bans) > 0 && w.Bans[0].Prefix == p && w.Bans[0].Jail == c.Jail {
-			own = append(own, p)
-		}
-	}
-	return own, nil
 }

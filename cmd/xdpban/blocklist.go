@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,7 +21,7 @@ import (
 type blocklist interface {
 	List(ctx context.Context, q control.ListQuery) (control.List, error)
 	Ban(ctx context.Context, r control.BanRequest) (control.BanResult, error)
-	Unban(ctx context.Context, p []netip.Prefix) (control.UnbanResult, error)
+	Unban(ctx context.Context, r control.UnbanRequest) (control.UnbanResult, error)
 	Allow(ctx context.Context, p []netip.Prefix) (int, error)
 	Disallow(ctx context.Context, p []netip.Prefix) (int, error)
 	Allowed(ctx context.Context) ([]control.Allow, error)
@@ -124,6 +125,12 @@ func (m *pinned) standing(ps []netip.Prefix) (map[netip.Prefix]bpf.Entry, error)
 		}
 		return found, nil
 	}
+	return m.all()
+}
+
+// all is what stands.
+func (m *pinned) all() (map[netip.Prefix]bpf.Entry, error) {
+	found := map[netip.Prefix]bpf.Entry{}
 	for e, err := range m.Blocklist.List() {
 		if err != nil {
 			return nil, err
@@ -241,7 +248,24 @@ func (m *pinned) Ban(_ context.Context, r control.BanRequest) (res control.BanRe
 	return res, err
 }
 
-func (m *pinned) Unban(_ context.Context, ps []netip.Prefix) (res control.UnbanResult, err error) {
+func (m *pinned) Unban(_ context.Context, r control.UnbanRequest) (res control.UnbanResult, err error) {
+	ps := r.Prefixes
+	if r.All || r.Jail != "" {
+		var standing map[netip.Prefix]bpf.Entry
+		if r.All {
+			standing, err = m.all()
+			ps = slices.Collect(maps.Keys(standing))
+		} else {
+			standing, err = m.standing(ps)
+		}
+		if err != nil {
+			return res, err
+		}
+		ps = slices.DeleteFunc(slices.Clone(ps), func(p netip.Prefix) bool {
+			e, ok := standing[p]
+			return !ok || r.Jail != "" && e.Jail != r.Jail
+		})
+	}
 	were, err := m.RemoveBatch(ps)
 	res.Unbanned = len(were)
 	if err != nil || len(ps) > control.MaxEcho {
@@ -391,12 +415,9 @@ func (m *pinned) Import(_ context.Context, r control.ImportRequest) (res control
 	for _, f := range res.Refused {
 		refused[f.Prefix] = true
 	}
-	standing := map[netip.Prefix]bpf.Entry{}
-	for e, err := range m.Blocklist.List() {
-		if err != nil {
-			return res, err
-		}
-		standing[e.Prefix] = e
+	standing, err := m.all()
+	if err != nil {
+		return res, err
 	}
 	var add []bpf.Ban
 	wanted := map[netip.Prefix]bool{}

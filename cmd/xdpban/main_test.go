@@ -331,9 +331,12 @@ func (fakeDaemon) Ban(_ context.Context, r control.BanRequest) (control.BanResul
 	}
 	return res, nil
 }
-func (fakeDaemon) Unban(_ context.Context, p []netip.Prefix) (control.UnbanResult, error) {
+func (fakeDaemon) Unban(_ context.Context, r control.UnbanRequest) (control.UnbanResult, error) {
 	res := control.UnbanResult{}
-	for _, p := range p {
+	if r.All {
+		return control.UnbanResult{Unbanned: len(fakeBans), Bans: fakeBans}, nil
+	}
+	for _, p := range r.Prefixes {
 		for _, b := range fakeBans {
 			if b.Prefix == p {
 				res.Unbanned++

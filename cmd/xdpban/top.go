@@ -272,7 +272,7 @@ func (m *top) key(k tea.KeyPressMsg) tea.Cmd {
 		if name == "y" {
 			bl, ctx := m.bl, m.app.ctx
 			return func() tea.Msg {
-				r, err := bl.Unban(ctx, []netip.Prefix{p})
+				r, err := bl.Unban(ctx, control.UnbanRequest{Prefixes: []netip.Prefix{p}})
 				return topUnbanned{p, r.Unbanned, err}
 			}
 		}

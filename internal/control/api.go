@@ -33,9 +33,9 @@ type Daemon interface {
 	// Ban bans all of a request's prefixes or, unless SkipRefused is set,
 	// none of them when one is refused.
 	Ban(ctx context.Context, r BanRequest) (BanResult, error)
-	// Unban ends the bans of exactly these prefixes and returns those that
-	// stood. What still covers one of them is in Covered.
-	Unban(ctx context.Context, p []netip.Prefix) (UnbanResult, error)
+	// Unban ends bans and returns those that stood. What still covers one of
+	// the prefixes is in Covered.
+	Unban(ctx context.Context, r UnbanRequest) (UnbanResult, error)
 	// Allow puts prefixes on the allowlist with origin "manual" and returns
 	// how many are new. Standing bans within them end.
 	Allow(ctx context.Context, p []netip.Prefix) (int, error)
@@ -210,7 +210,18 @@ type Refusal struct {
 	Reason string       `json:"reason"`
 }
 
-// UnbanResult says what became of an Unban.
+// UnbanRequest ends bans.
+type UnbanRequest struct {
+	// Prefixes are the bans' own: what is within one of them stays.
+	Prefixes []netip.Prefix `json:"prefixes,omitempty"`
+	// All ends all that stands, without Prefixes.
+	All bool `json:"all,omitempty"`
+	// Jail narrows it to what is banned under this name: where another jail
+	// bans the same prefix, that ban goes on.
+	Jail string `json:"jail,omitempty"`
+}
+
+// UnbanResult says what became of an UnbanRequest.
 type UnbanResult struct {
 	Unbanned int `json:"unbanned"`
 	// Bans are those that ended; only for up to MaxEcho prefixes.

@@ -73,9 +73,9 @@ func (c *Client) Ban(ctx context.Context, r BanRequest) (res BanResult, err erro
 	return res, c.call(ctx, "POST", "ban", nil, r, &res)
 }
 
-// Unban ends the bans of exactly these prefixes.
-func (c *Client) Unban(ctx context.Context, p []netip.Prefix) (res UnbanResult, err error) {
-	return res, c.call(ctx, "POST", "unban", nil, prefixList{p}, &res)
+// Unban ends bans.
+func (c *Client) Unban(ctx context.Context, r UnbanRequest) (res UnbanResult, err error) {
+	return res, c.call(ctx, "POST", "unban", nil, r, &res)
 }
 
 // Allow puts prefixes on the allowlist and returns how many are new.

@@ -55,9 +55,9 @@ func (f *fake) Ban(_ context.Context, r BanRequest) (BanResult, error) {
 	f.ban = r
 	return BanResult{Banned: len(r.Prefixes)}, f.err
 }
-func (f *fake) Unban(_ context.Context, p []netip.Prefix) (UnbanResult, error) {
-	f.unban = p
-	return UnbanResult{Unbanned: len(p)}, f.err
+func (f *fake) Unban(_ context.Context, r UnbanRequest) (UnbanResult, error) {
+	f.unban = r.Prefixes
+	return UnbanResult{Unbanned: len(r.Prefixes)}, f.err
 }
 func (f *fake) Allow(_ context.Context, p []netip.Prefix) (int, error)    { return len(p), f.err }
 func (f *fake) Disallow(_ context.Context, p []netip.Prefix) (int, error) { return len(p), f.err }
@@ -128,7 +128,7 @@ func TestRoundTrip(t *testing.T) {
 		f.history.Prefix != f.bans[1].Prefix || !f.history.Since.Equal(since) || f.history.Limit != 4 {
 		t.Errorf("History: %+v %v", f.history, err)
 	}
-	if _, err := c.Unban(ctx, []netip.Prefix{f.bans[1].Prefix}); err != nil || !slices.Equal(f.unban, []netip.Prefix{f.bans[1].Prefix}) {
+	if _, err := c.Unban(ctx, UnbanRequest{Prefixes: []netip.Prefix{f.bans[1].Prefix}}); err != nil || !slices.Equal(f.unban, []netip.Prefix{f.bans[1].Prefix}) {
 		t.Errorf("Unban: %v %v", f.unban, err)
 	}
 	if _, err := c.Import(ctx, ImportRequest{Bans: f.bans, Replace: true}); err != nil || len(f.imports.Bans) != 2 || !f.imports.Replace {
@@ -373,6 +373,8 @@ func TestBadRequests(t *testing.T) {
 		{"POST", "/v1/ban", `{"prefixes":["1.2.3"],"for":"1h"}`, "1.2.3"},
 		{"POST", "/v1/ban", `{"prefixes":[""],"for":"1h"}`, "prefix 1: missing"},
 		{"POST", "/v1/ban", `{"prefixes":[],"for":"1h"}`, "no prefixes"},
+		{"POST", "/v1/unban", `{"jail":"sshd"}`, "either which prefixes, or all"},
+		{"POST", "/v1/unban", `{"prefixes":["192.0.2.1/32"],"all":true}`, "either which prefixes, or all"},
 		{"POST", "/v1/ban", `{"prefixes":["192.0.2.1/32"],"for":"1h","jail":"a b"}`, "blanks"},
 		{"POST", "/v1/ban", `{"prefixes":["192.0.2.1/32"],"for":"1h","jail":"` + strings.Repeat("j", 64) + `"}`, "63 bytes"},
 		{"POST", "/v1/import", `{"bans":[{"prefix":"192.0.2.1/32","jail":"x","since":"2026-01-02T00:00:00Z","until":"2026-01-01T00:00:00Z"}]}`, "ends before"},
@@ -397,6 +399,7 @@ func TestBadRequests(t *testing.T) {
 func FuzzHandler(f *testing.F) {
 	f.Add(true, "/v1/ban", `{"prefixes":["192.0.2.1/32","2001:db8::/64"],"jail":"x","for":"1h","skip_refused":true}`)
 	f.Add(true, "/v1/unban", `{"prefixes":["192.0.2.0/24"]}`)
+	f.Add(true, "/v1/unban", `{"all":true,"jail":"sshd"}`)
 	f.Add(true, "/v1/import", `{"bans":[{"prefix":"192.0.2.1/32","jail":"x","since":"2026-01-01T00:00:00Z","until":null}]}`)
 	f.Add(false, "/v1/history?prefix=2001:db8::/64&since=2026-01-01T00:00:00Z&limit=3", "")
 	f.Add(false, "/v1/why?prefix=fe80::1%25eth0/64", "")

@@ -250,7 +250,7 @@ func (h *handler) ban(r *http.Request) (any, error) {
 	return h.daemon.Ban(r.Context(), q)
 }
 
-// prefixList is the body of unban, allow and disallow.
+// prefixList is the body of allow and disallow.
 type prefixList struct {
 	Prefixes []netip.Prefix `json:"prefixes"`
 }
@@ -264,11 +264,19 @@ func list(r *http.Request) ([]netip.Prefix, error) {
 }
 
 func (h *handler) unban(r *http.Request) (any, error) {
-	p, err := list(r)
-	if err != nil {
+	var q UnbanRequest
+	if err := body(r, &q); err != nil {
 		return nil, err
 	}
-	return h.daemon.Unban(r.Context(), p)
+	if q.All == (len(q.Prefixes) > 0) {
+		return nil, fmt.Errorf("%w: say either which prefixes, or all", ErrInvalid)
+	}
+	if !q.All {
+		if err := prefixes(q.Prefixes); err != nil {
+			return nil, err
+		}
+	}
+	return h.daemon.Unban(r.Context(), q)
 }
 
 // count is the answer to allow and disallow.

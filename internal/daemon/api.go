@@ -243,9 +243,16 @@ func (d *Daemon) Ban(ctx context.Context, r control.BanRequest) (control.BanResu
 	return result, nil
 }
 
-// Unban ends the bans of exactly these prefixes.
-func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.UnbanResult, error) {
+// Unban ends bans.
+func (d *Daemon) Unban(ctx context.Context, r control.UnbanRequest) (control.UnbanResult, error) {
 	var result control.UnbanResult
+	prefixes := r.Prefixes
+	if r.All {
+		var err error
+		if prefixes, err = d.all(ctx, r.Jail); err != nil {
+			return result, err
+		}
+	}
 	many := bulk(len(prefixes))
 	if many {
 		prefixes = slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare)
@@ -257,7 +264,7 @@ func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.Un
 		var failed error
 		err := d.change(ctx, func() {
 			var ended [][]Entry
-			ended, failed = d.unban(part, many)
+			ended, failed = d.unban(part, r.Jail, many)
 			result.Unbanned += len(ended)
 			if many {
 				d.armExpiry()
@@ -286,10 +293,40 @@ func (d *Daemon) Unban(ctx context.Context, prefixes []netip.Prefix) (control.Un
 	return result, nil
 }
 
-// unban ends all bans of some prefixes, the kernel's too if only it knew one,
-// and returns what has ended, by prefix. Of many, bans that came as one of many
-// are told of neither in the log nor in the history.
-func (d *Daemon) unban(list []netip.Prefix, many bool) (ended [][]Entry, err error) {
+// all are the prefixes that stand, in the kernel or only decided; of one jail,
+// if it is named.
+func (d *Daemon) all(ctx context.Context, jail string) ([]netip.Prefix, error) {
+	found := map[netip.Prefix]bool{}
+	for e, err := range d.o.Blocklist.List() {
+		if err != nil {
+			return nil, err
+		}
+		if jail == "" || e.Jail == jail {
+			found[e.Prefix] = true
+		}
+	}
+	err := d.do(ctx, func() {
+		standing := d.judge.Standing()
+		if jail != "" {
+			standing = d.judge.StandingOf(jail)
+		}
+		for b := range standing {
+			found[b.Prefix] = true
+		}
+	})
+	return slices.Collect(maps.Keys(found)), err
+}
+
+// unban ends the bans of some prefixes, all or those of one jail, the kernel's
+// too if only it knew one, and returns what has ended, by prefix. Of many, bans
+// that came as one of many are told of neither in the log nor in the history.
+func (d *Daemon) unban(list []netip.Prefix, jail string, many bool) (ended [][]Entry, err error) {
+	var shared []netip.Prefix // with another jail, whose ban goes on
+	if jail != "" {
+		if list, shared, err = d.held(list, jail); err != nil {
+			return nil, fmt.Errorf("unban: %w", err)
+		}
+	}
 	were, err := d.o.Blocklist.RemoveBatch(list)
 	if err != nil {
 		// Those that the kernel still has stay decided.
@@ -305,23 +342,53 @@ func (d *Daemon) unban(list []netip.Prefix, many bool) (ended [][]Entry, err err
 	}
 	for _, p := range list {
 		e, stood := kernel[p]
-		if of := d.unbanned(p, e, stood, many); len(of) > 0 {
+		if of := d.unbanned(p, e, stood, jail, many); len(of) > 0 {
 			ended = append(ended, of)
 		}
+	}
+	var still []jails.Ban
+	for _, p := range shared {
+		ended = append(ended, d.unbanned(p, Entry{}, false, jail, many))
+		if b, ok := d.judge.Find(p); ok {
+			still = append(still, b)
+		}
+	}
+	if len(still) > 0 {
+		d.apply(still)
 	}
 	return ended, err
 }
 
+// held picks those of some prefixes that a jail bans: alone, or together with
+// another.
+func (d *Daemon) held(list []netip.Prefix, jail string) (alone, shared []netip.Prefix, err error) {
+	for _, p := range list {
+		_, held := d.judge.StandingBy(p, jail)
+		_, stands := d.judge.Find(p)
+		switch {
+		case held && d.judge.StandsBut(p, jail):
+			shared = append(shared, p)
+		case held:
+			alone = append(alone, p)
+		case !stands: // but perhaps in the kernel, from before the daemon
+			kernel, err := d.o.Blocklist.Covering(p)
+			if err != nil {
+				return nil, nil, err
+			}
+			if len(kernel) > 0 && kernel[0].Prefix == p && kernel[0].Jail == jail {
+				alone = append(alone, p)
+			}
+		}
+	}
+	return alone, shared, nil
+}
+
 // unbanned ends what has been decided about a prefix that is out of the
-// kernel, where it was e if it stood.
-func (d *Daemon) unbanned(p netip.Prefix, e Entry, stood, many bool) []Entry {
+// kernel, where it was e if it stood; or what one jail has decided.
+func (d *Daemon) unbanned(p netip.Prefix, e Entry, stood bool, jail string, many bool) []Entry {
 	delete(d.unapplied, p)
 	var ended []Entry
-	unban := d.judge.Unban
-	if many {
-		unban = d.judge.UnbanBulk
-	}
-	for _, b := range unban(p, d.o.Now()) {
+	for _, b := range d.judge.UnbanOf(p, jail, many, d.o.Now()) {
 		ended = append(ended, Entry{Ban: b})
 	}
 	if len(ended) == 0 && stood {
@@ -363,7 +430,7 @@ func (d *Daemon) Allow(ctx context.Context, prefixes []netip.Prefix) (int, error
 				}
 			}
 		}
-		_, failed = d.unban(within, bulk(len(within)))
+		_, failed = d.unban(within, "", bulk(len(within)))
 	})
 	return added, errors.Join(err, failed)
 }
@@ -587,7 +654,7 @@ func (d *Daemon) Import(ctx context.Context, r control.ImportRequest) (control.I
 			var failed error
 			err := d.change(ctx, func() {
 				var ended [][]Entry
-				ended, failed = d.unban(part, bulk(len(extra)))
+				ended, failed = d.unban(part, "", bulk(len(extra)))
 				result.Removed += len(ended)
 				d.armExpiry()
 			})

@@ -352,7 +352,7 @@ func TestUnbanForgets(t *testing.T) {
 	d, _ := w.run()
 	w.fail("192.0.2.8", 3)
 	w.untilBanned("192.0.2.8")
-	r, err := d.Unban(context.Background(), []netip.Prefix{prefix("192.0.2.8"), prefix("192.0.2.9")})
+	r, err := d.Unban(context.Background(), control.UnbanRequest{Prefixes: []netip.Prefix{prefix("192.0.2.8"), prefix("192.0.2.9")}})
 	if err != nil || r.Unbanned != 1 || len(r.Bans) != 1 {
 		t.Errorf("unban: %+v, %v", r, err)
 	}
@@ -363,10 +363,41 @@ func TestUnbanForgets(t *testing.T) {
 	}
 	w.mustBan(d, "203.0.113.0/24", time.Hour)
 	w.mustBan(d, "203.0.113.5", time.Hour)
-	r, err = d.Unban(context.Background(), []netip.Prefix{prefix("203.0.113.5")})
+	r, err = d.Unban(context.Background(), control.UnbanRequest{Prefixes: []netip.Prefix{prefix("203.0.113.5")}})
 	if err != nil || len(r.Covered) != 1 || r.Covered[0].Prefix != prefix("203.0.113.0/24") {
 		t.Errorf("unban under a banned subnet: %+v, %v; want the subnet named", r, err)
 	}
+}
+
+// TestUnbanOfJail: what another jail holds of the prefix goes on.
+func TestUnbanOfJail(t *testing.T) {
+	w := newWorld(t)
+	d, _ := w.run()
+	ctx := context.Background()
+	w.fail("192.0.2.8", 3) // for an hour
+	w.untilBanned("192.0.2.8")
+	w.mustBan(d, "192.0.2.8", 10*time.Minute)
+	w.mustBan(d, "192.0.2.9", 10*time.Minute)
+	unban := func(r control.UnbanRequest, want int) {
+		t.Helper()
+		if got, err := d.Unban(ctx, r); err != nil || got.Unbanned != want {
+			t.Errorf("unban %+v: %+v, %v; want %d", r, got, err, want)
+		}
+	}
+	unban(control.UnbanRequest{Prefixes: []netip.Prefix{prefix("192.0.2.9")}, Jail: "sshd"}, 0)
+	unban(control.UnbanRequest{All: true, Jail: jails.Manual}, 2)
+	if _, ok := w.kernel.banned("192.0.2.9"); ok {
+		t.Error("192.0.2.9 is still banned")
+	}
+	if e, ok := w.kernel.banned("192.0.2.8"); !ok || e.Jail != "sshd" {
+		t.Errorf("192.0.2.8 after the other jail's ban ended: %+v, %v; want sshd's", e, ok)
+	}
+	w.mustBan(d, "192.0.2.8", 2*time.Hour)
+	unban(control.UnbanRequest{Prefixes: []netip.Prefix{prefix("192.0.2.8")}, Jail: jails.Manual}, 1)
+	if e, ok := w.kernel.banned("192.0.2.8"); !ok || e.Jail != "sshd" || time.Until(e.Until) > time.Hour {
+		t.Errorf("192.0.2.8 after the longer ban ended: %+v, %v; want sshd's end", e, ok)
+	}
+	unban(control.UnbanRequest{All: true}, 1)
 }
 
 func TestBanEnds(t *testing.T) {
@@ -429,10 +460,10 @@ func TestBulk(t *testing.T) {
 		t.Errorf("%d of %d stand after a reboot", n, len(list))
 	}
 	// One of them by hand is told of.
-	if _, err := d.Unban(ctx, []netip.Prefix{list[7]}); err != nil {
+	if _, err := d.Unban(ctx, control.UnbanRequest{Prefixes: []netip.Prefix{list[7]}}); err != nil {
 		t.Fatal(err)
 	}
-	r, err := d.Unban(ctx, list)
+	r, err := d.Unban(ctx, control.UnbanRequest{Prefixes: list})
 	if err != nil || r.Unbanned != len(list)-1 || standing() != 0 {
 		t.Errorf("unban: %+v, %v; %d stand", r, err, standing())
 	}

@@ -43,7 +43,7 @@ func (d *Daemon) Shared(ctx context.Context, bans []jails.Ban, over []netip.Pref
 			}
 			stood, ok := d.judge.StandingBy(b.Prefix, b.Jail)
 			if ok && !b.Forever() && (stood.Forever() || stood.Until.After(b.Until)) {
-				d.judge.UnbanJail(b.Prefix, b.Jail, now) // the later end would win
+				d.judge.UnbanOf(b.Prefix, b.Jail, false, now) // the later end would win
 			}
 			made, err := d.judge.Import(b, now)
 			if err != nil {
@@ -82,7 +82,7 @@ func (d *Daemon) withdraw(list []netip.Prefix, quiet bool, now time.Time) {
 	var ended, still []jails.Ban
 	var remove []netip.Prefix
 	for _, p := range list {
-		of := d.judge.UnbanJail(p, jails.ByFleet, now)
+		of := d.judge.UnbanOf(p, jails.ByFleet, false, now)
 		if len(of) == 0 {
 			continue
 		}

@@ -220,7 +220,7 @@ func TestGrowthAsFail2ban(t *testing.T) {
 				break // the next one begins beyond our lives
 			}
 			now = bans[0].Until.Add(time.Hour)
-			judge.Expire(now)
+			judge.Expire(now, math.MaxInt)
 		}
 	}
 }

@@ -26,7 +26,7 @@ var assets embed.FS
 type Explainer interface {
 	Daemon
 	Why(ctx context.Context, p netip.Prefix) (control.Why, error)
-	Unban(ctx context.Context, p []netip.Prefix) (control.UnbanResult, error)
+	Unban(ctx context.Context, r control.UnbanRequest) (control.UnbanResult, error)
 }
 
 // topBans is how many bans the page shows.
@@ -194,7 +194,7 @@ func (p *page) unban(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.log.Info("control", "call", r.URL.Path, "peer", r.RemoteAddr)
-	u, err := p.daemon.Unban(r.Context(), []netip.Prefix{in.Prefix})
+	u, err := p.daemon.Unban(r.Context(), control.UnbanRequest{Prefixes: []netip.Prefix{in.Prefix}})
 	if err != nil {
 		refuse(w, http.StatusServiceUnavailable, err)
 		return

@@ -92,12 +92,12 @@ func (l *living) Why(_ context.Context, p netip.Prefix) (control.Why, error) {
 	return w, nil
 }
 
-func (l *living) Unban(_ context.Context, list []netip.Prefix) (control.UnbanResult, error) {
+func (l *living) Unban(_ context.Context, req control.UnbanRequest) (control.UnbanResult, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var r control.UnbanResult
 	for i, b := range l.bans {
-		if b.Prefix == list[0] {
+		if b.Prefix == req.Prefixes[0] {
 			l.bans = append(l.bans[:i], l.bans[i+1:]...)
 			r.Unbanned = 1
 			break
