@@ -250,12 +250,12 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	}
 	d.config = config
 	d.judge = jails.NewJudge(config)
-	d.judge.SetPlaces(d.o.Places.Find)
-	d.followPlaces()
 	if err := d.openLedger(); err != nil {
 		return err
 	}
 	defer d.closeLedger()
+	d.judge.SetPlaces(d.o.Places.Find)
+	d.followPlaces()
 	if err := d.restore(); err != nil {
 		return err
 	}
