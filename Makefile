@@ -25,7 +25,7 @@ UNITS := xdpban.service xdpban-net.service xdpban-net.socket
 # Debian packages, by what needs them.
 DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpass systemd util-linux
 DEPS_BUILD  := clang-14 llvm-14 clang-format-14 libbpf-dev
-DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) chromium fail2ban fish gcc libc6-dev mandoc nginx-light prometheus rpm rsyslog tcpdump tmux xdp-tools xz-utils zsh zstd
+DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) chromium curl fail2ban fish gcc ipset libc6-dev mandoc nftables nginx-light prometheus rpm rsyslog tcpdump tmux xdp-tools xz-utils zsh zstd
 DEPS_SYSTEM := $(DEPS_DEMO) curl debootstrap lintian systemd-container
 DEPS_KERNEL := $(DEPS_BUILD) cpio iproute2 iputils-ping qemu-system-x86 tcpdump util-linux xdp-tools xz-utils
 DEPS_BENCH  := $(DEPS_DEMO) ethtool fail2ban grep ipset iptables nftables sshguard xdp-tools

@@ -288,7 +288,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"interfaces": {"['eth 0']", "['averyveryverylongname']", "[1]"}, "mode": {"'offload2'", "true"}, "ignoreip": {"['1.2.3']", "['::/0']"}, "ignoreself": {"'no'"},
 		"ignore_sessions": {"'no'"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "small": {"'yes'", "1"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
 		"max_bans_per_minute": {"-1"}, "remember": {"'soon'", "0"}, "bpf_dir": {"'bpf'"}, "socket": {"'xdpban.sock'", "'/" + strings.Repeat("x", 107) + "'"}, "state_dir": {"'lib'"},
-		"metrics": {"'9477'", "9477", "'localhost:9477'", "'127.0.0.1:0'", "'0.0.0.0:9477'", "'[::]:9477'"}, "web": {"9478", "'192.0.2.1:9478'"}, "token_file": {"'token'", "7"},
+		"metrics": {"'9477'", "9477", "'localhost:9477'", "'127.0.0.1:0'", "'0.0.0.0:9477'", "'[::]:9477'"}, "web": {"9478", "'192.0.2.1:9478'"}, "publish": {"9479", "'192.0.2.1:9479'"}, "token_file": {"'token'", "7"},
 	}
 	settings["fleet"] = []string{"'web'", "{ name = 'a b', url = 'nats://x' }", "{ url = 'nats://x' }", "{ name = 'web' }"}
 	fleet := map[string][]string{

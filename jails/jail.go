@@ -215,6 +215,7 @@ type Settings struct {
 	// Metrics is where Prometheus may scrape; the zero value: nowhere.
 	Metrics netip.AddrPort
 	Web     netip.AddrPort // where the page is; the zero value: nowhere
+	Publish netip.AddrPort // where the lists for other firewalls are; the zero value: nowhere
 	// TokenFile holds the secret that others than this host's own users must
 	// show; empty: there is none.
 	TokenFile string

@@ -380,6 +380,7 @@ func (l *loader) readSettings() Settings {
 	}
 	r.listens("metrics", &s.Metrics, s.TokenFile != "", "127.0.0.1:9477")
 	r.listens("web", &s.Web, s.TokenFile != "", "127.0.0.1:9478")
+	r.listens("publish", &s.Publish, s.TokenFile != "", "127.0.0.1:9479")
 	r.ignoreIP(&s.IgnoreIP, &s.IgnoreNames)
 	r.flag("ignoreself", &s.IgnoreSelf)
 	r.flag("ignore_sessions", &s.IgnoreSessions)

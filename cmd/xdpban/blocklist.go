@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -20,6 +21,8 @@ import (
 // pinned maps.
 type blocklist interface {
 	List(ctx context.Context, q control.ListQuery) (control.List, error)
+	// Bans is List for many, without the ports.
+	Bans(ctx context.Context, q control.ListQuery) iter.Seq2[control.Ban, error]
 	Ban(ctx context.Context, r control.BanRequest) (control.BanResult, error)
 	Unban(ctx context.Context, r control.UnbanRequest) (control.UnbanResult, error)
 	Allow(ctx context.Context, p []netip.Prefix) (int, error)
@@ -99,15 +102,27 @@ func (m *pinned) List(ctx context.Context, q control.ListQuery) (l control.List,
 	if l.Ports, err = m.Ports(ctx); err != nil {
 		return l, err
 	}
-	for e, err := range m.Blocklist.List() {
+	for b, err := range m.Bans(ctx, q) {
 		if err != nil {
 			return l, err
 		}
-		if q.Jail == "" || q.Jail == e.Jail {
-			l.Bans = append(l.Bans, fromEntry(e))
-		}
+		l.Bans = append(l.Bans, b)
 	}
 	return l, nil
+}
+
+func (m *pinned) Bans(_ context.Context, q control.ListQuery) iter.Seq2[control.Ban, error] {
+	return func(yield func(control.Ban, error) bool) {
+		for e, err := range m.Blocklist.List() {
+			if err != nil {
+				yield(control.Ban{}, err)
+				return
+			}
+			if (q.Jail == "" || q.Jail == e.Jail) && !yield(fromEntry(e), nil) {
+				return
+			}
+		}
+	}
 }
 
 // standing are the bans of exactly these prefixes.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,21 +18,18 @@ import (
 	"xdpban/bpf"
 	"xdpban/internal/control"
 	"xdpban/internal/daemon"
+	"xdpban/internal/export"
 )
 
-// exportVersion is that of the export's shape. A newer one isn't read.
-const exportVersion = 1
-
-// export is all bans, as written by one xdpban and read by another.
-type export struct {
-	Version int             `json:"version"`
-	Bans    []control.Ban   `json:"bans"`
-	Ports   []control.Port  `json:"ports"`
-	Allow   []control.Allow `json:"allow"`
+// exported is what an export holds that is read.
+type exported struct {
+	Bans  []control.Ban
+	Ports []control.Port
+	Allow []control.Allow
 }
 
 type exportCmd struct {
-	Format string `help:"json; plain, a prefix a line; or talk, the shape of the 2017 tool: address to drops, port to drops by protocol." enum:"json,plain,talk" default:"json"`
+	Format string `help:"json; plain, a prefix a line; cidr, the same with /32 and /128; csv; nft, for nft -f; ipset, for ipset restore; or talk, the shape of the 2017 tool: address to drops, port to drops by protocol." enum:"json,plain,cidr,csv,nft,ipset,talk" default:"json"`
 }
 
 func (c *exportCmd) Run(a *app) error {
@@ -40,33 +38,58 @@ func (c *exportCmd) Run(a *app) error {
 		return err
 	}
 	defer bl.Close()
-	l, err := bl.List(a.ctx, control.ListQuery{})
-	if err != nil {
-		return err
-	}
-	sortBans(l.Bans, "prefix")
-	switch c.Format {
-	case "plain":
-		var b strings.Builder
-		for _, ban := range l.Bans {
-			b.WriteString(short(ban.Prefix) + "\n")
-		}
-		_, err = io.WriteString(a.stdout, b.String())
-		return err
+	bans := bl.Bans(a.ctx, control.ListQuery{})
+	switch f := export.Format(c.Format); f {
 	case "talk":
+		l, err := bl.List(a.ctx, control.ListQuery{})
+		if err != nil {
+			return err
+		}
 		return a.printJSON(talkShape(l))
+	case export.JSON:
+		rest := export.Rest{Allow: []control.Allow{}}
+		if rest.Ports, err = bl.Ports(a.ctx); err != nil {
+			return err
+		}
+		allowed, err := bl.Allowed(a.ctx)
+		if err != nil {
+			return err
+		}
+		for _, al := range allowed {
+			if al.Origin == daemon.OriginManual { // the others are this host's own
+				rest.Allow = append(rest.Allow, al)
+			}
+		}
+		w := bufio.NewWriter(a.stdout)
+		if err := export.WriteJSON(printableWriter{w}, bans, &rest); err != nil {
+			return err
+		}
+		return w.Flush()
+	default:
+		return export.Write(a.stdout, f, printableBans(bans), time.Now())
 	}
-	e := export{Version: exportVersion, Bans: l.Bans, Ports: l.Ports, Allow: []control.Allow{}}
-	allowed, err := bl.Allowed(a.ctx)
-	if err != nil {
-		return err
-	}
-	for _, al := range allowed {
-		if al.Origin == daemon.OriginManual { // the others are this host's own
-			e.Allow = append(e.Allow, al)
+}
+
+// printableBans are bans whose words do nothing to a terminal.
+func printableBans(bans export.Bans) export.Bans {
+	return func(yield func(control.Ban, error) bool) {
+		for b, err := range bans {
+			b.Jail, b.From = printable(b.Jail), printable(b.From)
+			if !yield(b, err) {
+				return
+			}
 		}
 	}
-	return a.printJSON(e)
+}
+
+// printableWriter is printableJSON for what comes in whole characters.
+type printableWriter struct{ io.Writer }
+
+func (w printableWriter) Write(p []byte) (int, error) {
+	if _, err := w.Writer.Write(printableJSON(p)); err != nil {
+		return 0, err
+	}
+	return len(p), nil
 }
 
 // talkShape is what the 2017 tool's --list printed, as valid JSON.
@@ -266,10 +289,10 @@ func (c *importCmd) ports(a *app, list []control.Port) (blocked, unblocked int, 
 // list: there an address is banned from now on, forever. What is wrong with one
 // entry is given to bad, whose error ends the reading. Ports and Allow are nil
 // if the file says nothing of them.
-func readExport(b []byte, now time.Time, bad func(error) error) (export, error) {
+func readExport(b []byte, now time.Time, bad func(error) error) (exported, error) {
 	var raw map[string]json.RawMessage
 	if err := json.Unmarshal(b, &raw); err != nil {
-		return export{}, describeJSON(err, b)
+		return exported{}, describeJSON(err, b)
 	}
 	if _, ok := raw["bans"]; !ok {
 		return readTalk(raw, now, bad)
@@ -279,12 +302,12 @@ func readExport(b []byte, now time.Time, bad func(error) error) (export, error) 
 		Bans, Ports, Allow []json.RawMessage
 	}
 	if err := json.Unmarshal(b, &list); err != nil {
-		return export{}, describeJSON(err, b)
+		return exported{}, describeJSON(err, b)
 	}
-	if list.Version > exportVersion {
-		return export{}, fmt.Errorf("it is of version %d, from a newer xdpban; this one reads up to %d", list.Version, exportVersion)
+	if list.Version > export.Version {
+		return exported{}, fmt.Errorf("it is of version %d, from a newer xdpban; this one reads up to %d", list.Version, export.Version)
 	}
-	var e export
+	var e exported
 	for i, raw := range list.Bans {
 		var ban control.Ban
 		err := json.Unmarshal(raw, &ban)
@@ -293,7 +316,7 @@ func readExport(b []byte, now time.Time, bad func(error) error) (export, error) 
 		}
 		if err != nil {
 			if err := bad(fmt.Errorf("ban %d: %w", i+1, err)); err != nil {
-				return export{}, err
+				return exported{}, err
 			}
 			continue
 		}
@@ -313,7 +336,7 @@ func readExport(b []byte, now time.Time, bad func(error) error) (export, error) 
 		}
 		if err != nil {
 			if err := bad(fmt.Errorf("blocked port %d: %w", i+1, err)); err != nil {
-				return export{}, err
+				return exported{}, err
 			}
 			continue
 		}
@@ -331,7 +354,7 @@ func readExport(b []byte, now time.Time, bad func(error) error) (export, error) 
 		}
 		if err != nil {
 			if err := bad(fmt.Errorf("allowed %d: %w", i+1, err)); err != nil {
-				return export{}, err
+				return exported{}, err
 			}
 			continue
 		}
@@ -340,8 +363,8 @@ func readExport(b []byte, now time.Time, bad func(error) error) (export, error) 
 	return e, nil
 }
 
-func readTalk(raw map[string]json.RawMessage, now time.Time, bad func(error) error) (export, error) {
-	var e export
+func readTalk(raw map[string]json.RawMessage, now time.Time, bad func(error) error) (exported, error) {
+	var e exported
 	wrong := 0
 	for _, key := range slices.Sorted(maps.Keys(raw)) {
 		if _, err := strconv.ParseUint(key, 10, 64); err == nil {

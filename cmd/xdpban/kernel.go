@@ -18,6 +18,8 @@ type kernel struct {
 	list    atomic.Pointer[bpf.Blocklist]
 	options bpf.Options
 	mode    bpf.Mode
+	// changes counts what was done to the list, each once it is done.
+	changes atomic.Uint64
 }
 
 func openKernel(o bpf.Options, mode bpf.Mode) (*kernel, error) {
@@ -44,6 +46,7 @@ func (k *kernel) Mend() (lost error, err error) {
 		return nil, errors.Join(err, openErr)
 	}
 	k.list.Store(b)
+	k.changes.Add(1)
 	return err, old.Close()
 }
 
@@ -87,6 +90,7 @@ func (k *kernel) Add(bans []jails.Ban) ([]daemon.Entry, error) {
 	for i, b := range bans {
 		list[i] = toKernel(b)
 	}
+	defer k.changes.Add(1)
 	_, err := k.list.Load().AddBatch(list)
 	var full *bpf.FullError
 	if errors.As(err, &full) {
@@ -100,6 +104,7 @@ func (k *kernel) Add(bans []jails.Ban) ([]daemon.Entry, error) {
 }
 
 func (k *kernel) RemoveBatch(list []netip.Prefix) ([]daemon.Entry, error) {
+	defer k.changes.Add(1)
 	were, err := k.list.Load().RemoveBatch(list)
 	return fromKernelAll(were), err
 }
@@ -121,6 +126,9 @@ func (k *kernel) Covering(p netip.Prefix) ([]daemon.Entry, error) {
 
 func (k *kernel) Sweep() ([]daemon.Entry, error) {
 	list, err := k.list.Load().Sweep()
+	if len(list) > 0 {
+		k.changes.Add(1)
+	}
 	return fromKernelAll(list), err
 }
 

@@ -123,6 +123,7 @@ func (c *runCmd) Run(a *app) error {
 		}
 		go serve(ctx, d, s, "metrics", s.Metrics, outside, log, func(string) (http.Handler, error) { return web.Metrics(d, log) })
 		go serve(ctx, d, s, "web", s.Web, outside, log, func(token string) (http.Handler, error) { return web.Page(d, token, log) })
+		go serve(ctx, d, s, "publish", s.Publish, outside, log, func(string) (http.Handler, error) { return web.Lists(d, blocklist.changes.Load, log), nil })
 		go func() {
 			defer close(served)
 			if err := control.Serve(ctx, listener, d, log); err != nil {

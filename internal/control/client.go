@@ -2,12 +2,14 @@ package control
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"net"
 	"net/http"
 	"net/netip"
@@ -66,6 +68,52 @@ func (c *Client) List(ctx context.Context, q ListQuery) (l List, err error) {
 		v.Set("jail", q.Jail)
 	}
 	return l, c.call(ctx, "GET", "bans", v, nil, &l)
+}
+
+// Bans is List without the ports, one by one as they come. An error ends it; it
+// is one, too, if the answer breaks off.
+func (c *Client) Bans(ctx context.Context, q ListQuery) iter.Seq2[Ban, error] {
+	return func(yield func(Ban, error) bool) {
+		v := url.Values{}
+		if q.Jail != "" {
+			v.Set("jail", q.Jail)
+		}
+		body, err := c.ask(ctx, "GET", "bans", v, nil)
+		if err != nil {
+			yield(Ban{}, err)
+			return
+		}
+		defer body.Close()
+		if more, err := eachBan(json.NewDecoder(body), func(b Ban) bool { return yield(b, nil) }); err != nil && more {
+			yield(Ban{}, fmt.Errorf("%w: bans: the daemon's answer broke off: %w", ErrFailed, err))
+		}
+	}
+}
+
+// eachBan reads the bans of a List. more is false once fn wants no more.
+func eachBan(dec *json.Decoder, fn func(Ban) bool) (more bool, err error) {
+	for _, want := range []json.Token{json.Delim('{'), "bans", json.Delim('[')} {
+		if t, err := dec.Token(); err != nil || t != want {
+			return true, cmp.Or(err, fmt.Errorf("%v in the place of %v", t, want))
+		}
+	}
+	for dec.More() {
+		var b Ban
+		if err := dec.Decode(&b); err != nil {
+			return true, err
+		}
+		if !fn(b) {
+			return false, nil
+		}
+	}
+	for {
+		switch _, err := dec.Token(); {
+		case errors.Is(err, io.EOF):
+			return true, nil
+		case err != nil:
+			return true, err
+		}
+	}
 }
 
 // Ban bans prefixes.
@@ -144,36 +192,45 @@ func (c *Client) Reload(ctx context.Context) (res ReloadResult, err error) {
 }
 
 func (c *Client) call(ctx context.Context, method, verb string, q url.Values, in, out any) error {
+	body, err := c.ask(ctx, method, verb, q, in)
+	if err != nil {
+		return err
+	}
+	defer body.Close()
+	if err := json.NewDecoder(body).Decode(out); err != nil {
+		return fmt.Errorf("%w: %s: the daemon's answer broke off: %w", ErrFailed, verb, err)
+	}
+	return nil
+}
+
+// ask sends a request and returns the body of its answer, if that is no error.
+func (c *Client) ask(ctx context.Context, method, verb string, q url.Values, in any) (io.ReadCloser, error) {
 	var r io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
 		if err != nil {
-			return fmt.Errorf("%w: %w", ErrInvalid, err)
+			return nil, fmt.Errorf("%w: %w", ErrInvalid, err)
 		}
 		r = bytes.NewReader(b)
 	}
 	u := url.URL{Scheme: "http", Host: "xdpban", Path: "/v1/" + verb, RawQuery: q.Encode()}
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), r)
 	if err != nil {
-		return fmt.Errorf("asking the daemon to %s: %w", verb, err)
+		return nil, fmt.Errorf("asking the daemon to %s: %w", verb, err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return c.dialError(verb, err)
+		return nil, c.dialError(verb, err)
+	}
+	if resp.StatusCode == http.StatusOK {
+		return resp.Body, nil
 	}
 	defer resp.Body.Close()
-	dec := json.NewDecoder(resp.Body)
-	if resp.StatusCode != http.StatusOK {
-		var e Error
-		if err := dec.Decode(&e); err != nil || e.Code == "" {
-			return fmt.Errorf("%w: %s: the daemon answered %s", ErrFailed, verb, resp.Status)
-		}
-		return &e
+	var e Error
+	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil || e.Code == "" {
+		return nil, fmt.Errorf("%w: %s: the daemon answered %s", ErrFailed, verb, resp.Status)
 	}
-	if err := dec.Decode(out); err != nil {
-		return fmt.Errorf("%w: %s: the daemon's answer broke off: %w", ErrFailed, verb, err)
-	}
-	return nil
+	return nil, &e
 }
 
 func (c *Client) dialError(verb string, err error) error {

@@ -171,6 +171,41 @@ func TestHalfAListIsAnError(t *testing.T) {
 	if l, err := c.List(t.Context(), ListQuery{}); err == nil {
 		t.Errorf("a list that broke off was taken for %+v", l)
 	}
+	n, last := 0, error(nil)
+	for b, err := range c.Bans(t.Context(), ListQuery{}) {
+		if last = err; err == nil && b.Prefix == f.bans[0].Prefix {
+			n++
+		}
+	}
+	if last == nil {
+		t.Errorf("one by one, a list that broke off ends well after %d", n)
+	}
+}
+
+// TestBans: one by one, they are what List has, and a reader may stop.
+func TestBans(t *testing.T) {
+	f := &fake{bans: []Ban{{Prefix: netip.MustParsePrefix("192.0.2.1/32"), Jail: "a"}, {Prefix: netip.MustParsePrefix("192.0.2.2/32"), Jail: "b"}}}
+	c := serve(t, f, own())
+	for want, q := range map[int]ListQuery{2: {}, 1: {Jail: "b"}, 0: {Jail: "none"}} {
+		n := 0
+		for _, err := range c.Bans(t.Context(), q) {
+			if n++; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n != want {
+			t.Errorf("%+v: %d bans", q, n)
+		}
+	}
+	for range c.Bans(t.Context(), ListQuery{}) {
+		break
+	}
+	f.listErr, f.bans = fmt.Errorf("so: %w", ErrNotFound), nil
+	for _, err := range c.Bans(t.Context(), ListQuery{}) {
+		if !errors.Is(err, ErrNotFound) {
+			t.Errorf("no such jail: %v", err)
+		}
+	}
 }
 
 func TestDown(t *testing.T) {

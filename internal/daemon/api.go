@@ -708,8 +708,8 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 	case d.reloaded <- struct{}{}:
 	default:
 	}
-	if was, is := old.Settings, config.Settings; was.BPFDir != is.BPFDir || was.Socket != is.Socket || was.StateDir != is.StateDir || was.MaxBans != is.MaxBans || was.Mode != is.Mode || was.Metrics != is.Metrics || was.Web != is.Web || was.TokenFile != is.TokenFile || !reflect.DeepEqual(was.Fleet, is.Fleet) {
-		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, metrics, web, token_file, fleet, max_bans and mode are taken at a restart, not at a reload")
+	if was, is := old.Settings, config.Settings; was.BPFDir != is.BPFDir || was.Socket != is.Socket || was.StateDir != is.StateDir || was.MaxBans != is.MaxBans || was.Mode != is.Mode || was.Metrics != is.Metrics || was.Web != is.Web || was.Publish != is.Publish || was.TokenFile != is.TokenFile || !reflect.DeepEqual(was.Fleet, is.Fleet) {
+		result.Warnings = append(result.Warnings, "bpf_dir, socket, state_dir, metrics, web, publish, token_file, fleet, max_bans and mode are taken at a restart, not at a reload")
 		d.log.Warn(result.Warnings[0])
 	}
 	d.log.Info("configuration reloaded", "event", EventReload, "jails", len(result.Jails))
