@@ -20,7 +20,7 @@ LLVM_STRIP   ?= llvm-strip-14
 CLANG_FORMAT ?= clang-format-14
 BPF_C        := $(wildcard bpf/*.c bpf/*.h bpf/*/*.c bpf/*/*.h)
 
-UNITS := xdpban.service xdpban-net.service xdpban-net.socket
+UNITS := xdpban.service xdpban-net.service xdpban-net.socket xdpban-nats.service
 
 # Debian packages, by what needs them.
 DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpass systemd util-linux
@@ -48,8 +48,9 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: build
-build: ## build ./xdpban, one static binary
+build: ## build ./xdpban, one static binary, and ./xdpban-nats, a server for fleets
 	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o xdpban ./cmd/xdpban
+	CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o xdpban-nats ./cmd/xdpban-nats
 
 .PHONY: deps
 deps: ## install the Debian packages that building and testing need
@@ -102,6 +103,7 @@ lint: ## gofmt, go vet, staticcheck, clang-format; and all of it builds for arm6
 	$(GO) tool staticcheck ./...
 	CGO_ENABLED=0 GOARCH=arm64 $(GO) vet ./...
 	CGO_ENABLED=0 GOARCH=arm64 $(GO) build -o /dev/null ./cmd/xdpban
+	CGO_ENABLED=0 GOARCH=arm64 $(GO) build -o /dev/null ./cmd/xdpban-nats
 	$(if $(BPF_C),$(CLANG_FORMAT) --dry-run --Werror $(BPF_C))
 
 .PHONY: fmt
@@ -123,8 +125,9 @@ check-generated: ## fail if the committed BPF objects aren't what the source mak
 UNITDIR ?= $(PREFIX)/lib/systemd/system
 .PHONY: install
 install: ## install the program and all that belongs to it: PREFIX, DESTDIR, UNITDIR
-	[ -x xdpban ] || $(MAKE) build
+	[ -x xdpban ] && [ -x xdpban-nats ] || $(MAKE) build
 	install -D -m 755 xdpban $(DESTDIR)$(PREFIX)/bin/xdpban
+	install -D -m 755 xdpban-nats $(DESTDIR)$(PREFIX)/lib/xdpban/xdpban-nats
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man1 packaging/man/xdpban.1
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/man/man5 packaging/man/xdpban.toml.5 packaging/man/xdpban-jail.5
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/xdpban/fail2ban packaging/fail2ban/xdpban.conf
@@ -134,7 +137,7 @@ install: ## install the program and all that belongs to it: PREFIX, DESTDIR, UNI
 	./xdpban completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_xdpban
 	./xdpban completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/xdpban.fish
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)/etc/xdpban/jail.d
-	for unit in $(UNITS); do sed 's|=/usr/bin/xdpban |=$(PREFIX)/bin/xdpban |' packaging/$$unit >$(DESTDIR)$(UNITDIR)/$$unit; done
+	for unit in $(UNITS); do sed 's|=/usr/bin/xdpban |=$(PREFIX)/bin/xdpban |; s|=/usr/lib/xdpban/|=$(PREFIX)/lib/xdpban/|' packaging/$$unit >$(DESTDIR)$(UNITDIR)/$$unit; done
 	for file in xdpban.toml jail.d/local.toml; do \
 		[ -e $(DESTDIR)/etc/xdpban/$$file ] || install -m 644 packaging/$$file $(DESTDIR)/etc/xdpban/$$file; \
 	done
@@ -144,7 +147,7 @@ uninstall: ## take away what install brought, but for the configuration
 	rm -f $(DESTDIR)$(PREFIX)/bin/xdpban $(addprefix $(DESTDIR)$(UNITDIR)/,$(UNITS))
 	rm -f $(addprefix $(DESTDIR)$(PREFIX)/share/,man/man1/xdpban.1 man/man5/xdpban.toml.5 man/man5/xdpban-jail.5 \
 		bash-completion/completions/xdpban zsh/site-functions/_xdpban fish/vendor_completions.d/xdpban.fish)
-	rm -rf $(DESTDIR)$(PREFIX)/share/xdpban
+	rm -rf $(DESTDIR)$(PREFIX)/share/xdpban $(DESTDIR)$(PREFIX)/lib/xdpban
 
 # The same tree makes the same bytes: every time in a package is the last
 # commit's.
@@ -169,6 +172,7 @@ package: ## build dist/*.deb and dist/*.rpm for amd64 and arm64
 	export SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct); \
 	for ARCH in $(ARCHS); do \
 		CGO_ENABLED=0 GOARCH=$$ARCH $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/stage/xdpban ./cmd/xdpban; \
+		CGO_ENABLED=0 GOARCH=$$ARCH $(GO) build -buildvcs=false -trimpath -ldflags '$(LDFLAGS)' -o $(DIST)/stage/xdpban-nats ./cmd/xdpban-nats; \
 		for kind in $(KINDS); do \
 			(cd $(DIST)/stage && ARCH=$$ARCH VERSION=$(VERSION) ./nfpm package --config nfpm.yaml --packager $$kind --target ..); \
 		done; \

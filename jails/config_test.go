@@ -267,6 +267,8 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+const publicKey = "UDGHZDIZATP6ZBYAYM6OLUMRFKRE2ZPX2P3HSO63MWF276QLGFNTARNZ"
+
 // TestEveryOptionRefuses gives each option that there is a value of the wrong
 // type and some that it can't have, and wants to be told where it stands, what
 // is wrong, and what to write instead.
@@ -296,6 +298,9 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"creds": {"'fleet.creds'", "7"}, "nkey": {"'fleet.nkey'"}, "tls": {"'yes'", "{ ca = 'ca.pem' }", "{ cert = '/x' }", "{ certificate = '/x' }"},
 		"publish": {"['a b']", "7"}, "subscribe": {"['']"}, "max_ban": {"3600", "'soon'"}, "quorum": {"0", "'two'"}, "peer_bans_per_minute": {"-1"},
 		"peer_bans": {"0"}, "widest4": {"7", "33"}, "widest6": {"15", "129"}, "evidence": {"'yes'"}, "replicas": {"0", "6"},
+		"embedded": {"'yes'", "1", "true"}, "listen": {"4222", "'4222'", "'0.0.0.0:4222'", "'192.0.2.5:0'", "'web1:4222'"},
+		"hosts": {"['web1']", "{}", "{ web1 = 'SUAA' }", "{ 'a b' = '" + publicKey + "' }", "{ web1 = 7 }"}, "secret": {"'fleet.secret'", "7"},
+		"peers": {"'192.0.2.5:6222'", "['192.0.2.5']", "[7]", "['192.0.2.5:6222', '192.0.2.6:6222', '192.0.2.6:6222']", "['192.0.2.5:6222', '192.0.2.6:6222', '192.0.2.7:6222']"},
 	}
 	growth := map[string][]string{
 		"enabled": {"'yes'"}, "factor": {"0", "'2'"}, "multipliers": {"[]", "[0]", "['x']", "2"}, "formula": {"'ban.Time +'", "7"}, "max": {"'forever'", "1"},

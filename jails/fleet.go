@@ -1,6 +1,7 @@
 package jails
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -38,6 +39,30 @@ type Fleet struct {
 	Evidence bool
 	// Replicas is how many servers of a cluster keep the bans.
 	Replicas int
+	// Server is the NATS server that this host runs itself.
+	Server FleetServer
+}
+
+// FleetServer is a NATS server for a fleet, on one of its hosts.
+type FleetServer struct {
+	Embedded bool           // there is one
+	Listen   netip.AddrPort // for the hosts
+	// Hosts are the public nkeys of all hosts that may connect, by name.
+	Hosts map[string]string
+	// Peers is where each server of the cluster listens for the others, this
+	// one included; none: it stands alone.
+	Peers []netip.AddrPort
+	// Secret is the file with what the servers know each other by.
+	Secret string
+}
+
+// Cluster is where this server listens for the others of its cluster.
+func (s FleetServer) Cluster() (at netip.AddrPort, ok bool) {
+	i := slices.IndexFunc(s.Peers, func(p netip.AddrPort) bool { return p.Addr() == s.Listen.Addr() })
+	if i < 0 {
+		return at, false
+	}
+	return s.Peers[i], true
 }
 
 // FleetTLS are files in PEM: the authority that the server's certificate is
@@ -138,11 +163,87 @@ func (r *reader) fleet(to *Fleet) {
 	in.number("widest6", &f.Widest6, MinBits6, 128)
 	in.flag("evidence", &f.Evidence)
 	in.number("replicas", &f.Replicas, 1, 5)
-	if _, given := v["url"]; !given {
-		r.say(x, `has no server; write url = "nats://192.0.2.5:4222"`)
+	in.fleetServer(&f)
+	if _, given := v["url"]; !given && !f.Server.Embedded {
+		r.say(x, `has no server; write url = "nats://192.0.2.5:4222", or embedded = true on one of the hosts`)
 	}
 	in.rest()
 	*to = f
+}
+
+// fleetKey is a public nkey of a user.
+var fleetKey = regexp.MustCompile(`^U[A-Z2-7]{55}$`)
+
+// fleetServer takes what belongs to a server of the fleet's own.
+func (r *reader) fleetServer(f *Fleet) {
+	s := &f.Server
+	r.flag("embedded", &s.Embedded)
+	var text string
+	listen, ok := r.text("listen", &text, "192.0.2.5:4222")
+	if ok {
+		var err error
+		if s.Listen, err = netip.ParseAddrPort(text); err != nil || s.Listen.Port() == 0 || s.Listen.Addr().IsUnspecified() {
+			r.say(listen, "%q is no address of this host and port; write such as %q", text, "192.0.2.5:4222")
+			s.Listen = netip.AddrPort{}
+		}
+	}
+	if x, ok := r.at("hosts"); ok {
+		const example = `hosts = { web1 = "U…" }, with what "xdpban fleet key" prints there`
+		t, ok := x.v.(values)
+		if !ok || len(t) == 0 {
+			r.say(x, "is %s; write %s", is(x.v), example)
+		}
+		s.Hosts = map[string]string{}
+		for _, name := range slices.Sorted(mapKeys(t)) {
+			key, _ := t[name].v.(string)
+			if !FleetName(name) || !fleetKey.MatchString(key) {
+				r.say(t[name], "%q = %s is no host and its public key; write such as %s", name, is(t[name].v), example)
+			}
+			s.Hosts[name] = key
+		}
+	}
+	r.fleetFile("secret", &s.Secret, "/etc/xdpban/fleet.secret")
+	if items, ok := r.list("peers", `"192.0.2.5:6222", "192.0.2.6:6222", "192.0.2.7:6222"`); ok {
+		for _, i := range items {
+			p, err := netip.ParseAddrPort(i.text)
+			if err != nil || p.Port() == 0 || p.Addr().IsUnspecified() || slices.Contains(s.Peers, p) {
+				r.say(i.at, "%q is no other address and port; write such as %q", i.text, "192.0.2.6:6222")
+				continue
+			}
+			s.Peers = append(s.Peers, p)
+		}
+		at := r.v["peers"]
+		if _, ok := s.Cluster(); !ok && s.Listen.IsValid() {
+			r.say(at, "doesn't have %s, where this server listens; write all servers of the cluster, this one too", s.Listen.Addr())
+		}
+		if n := len(items); n != 3 && n != 5 {
+			r.say(at, "has %d servers; write 3 or 5: one, or two, of them may then be gone", n)
+		}
+		if s.Secret == "" {
+			r.say(at, `has no secret beside it, and anybody could join; write secret = "/etc/xdpban/fleet.secret"`)
+		}
+		if _, given := r.v["replicas"]; !given {
+			f.Replicas = 3
+		}
+	}
+	if s.Embedded {
+		if _, given := r.v["listen"]; !given {
+			r.say(r.v["embedded"], `has no address to listen on; write listen = "192.0.2.5:4222"`)
+		}
+		if _, given := r.v["hosts"]; !given {
+			r.say(r.v["embedded"], `has no hosts, and lets nobody in; write hosts = { web1 = "U…" }, with what "xdpban fleet key" prints there`)
+		}
+		if f.TLS.CA != "" && f.TLS.Cert == "" {
+			r.say(r.v["tls"], "has no certificate for the server; write cert and key")
+		}
+		if f.URLs == nil && s.Listen.IsValid() {
+			scheme := "nats"
+			if f.TLS.Cert != "" {
+				scheme = "tls"
+			}
+			f.URLs = []string{scheme + "://" + s.Listen.String()}
+		}
+	}
 }
 
 func (r *reader) fleetFile(key string, to *string, example string) {

@@ -38,11 +38,15 @@ func tool(t *testing.T, env []string, argv ...string) string {
 	return string(out)
 }
 
+var programs = []string{"/usr/bin/xdpban", "/usr/lib/xdpban/xdpban-nats"}
+
 // common are the files of every package; the program besides.
 var common = []string{
 	"/etc/xdpban/jail.d/local.toml",
 	"/etc/xdpban/xdpban.toml",
 	"/usr/bin/xdpban",
+	"/usr/lib/xdpban/xdpban-nats",
+	"/usr/lib/systemd/system/xdpban-nats.service",
 	"/usr/lib/systemd/system/xdpban-net.service",
 	"/usr/lib/systemd/system/xdpban-net.socket",
 	"/usr/lib/systemd/system/xdpban.service",
@@ -111,24 +115,26 @@ func TestPackages(t *testing.T) {
 		if got := sorted(debSums); !slices.Equal(got, slices.Sorted(slices.Values(want))) {
 			t.Errorf("%s has\n%s", deb, strings.Join(got, "\n"))
 		}
-		program, err := elf.Open(filepath.Join(root, "usr/bin/xdpban"))
-		if err != nil {
-			t.Fatal(err)
+		for _, p := range programs {
+			program, err := elf.Open(filepath.Join(root, p))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if program.Machine != arch.machine {
+				t.Errorf("%s: %s is for %v", deb, p, program.Machine)
+			}
+			if libs, err := program.ImportedLibraries(); err != nil || len(libs) > 0 {
+				t.Errorf("%s: %s isn't static: %v %v", deb, p, libs, err)
+			}
+			program.Close()
 		}
-		if program.Machine != arch.machine {
-			t.Errorf("%s: the program is for %v", deb, program.Machine)
-		}
-		if libs, err := program.ImportedLibraries(); err != nil || len(libs) > 0 {
-			t.Errorf("%s: the program isn't static: %v %v", deb, libs, err)
-		}
-		program.Close()
 
 		rpmSums := map[string]string{}
 		for line := range strings.Lines(tool(t, nil, "rpm", "-qp", "--queryformat", "[%{FILENAMES} %{FILEDIGESTS} %{FILEMODES:perms} %{FILEUSERNAME}\n]", rpm)) {
 			f := strings.Fields(line)
 			if len(f) == 4 { // a folder has no digest
 				rpmSums[f[0]] = f[1]
-				if f[3] != "root" || f[2] != "-rw-r--r--" && (f[0] != "/usr/bin/xdpban" || f[2] != "-rwxr-xr-x") {
+				if f[3] != "root" || f[2] != "-rw-r--r--" && (!slices.Contains(programs, f[0]) || f[2] != "-rwxr-xr-x") {
 					t.Errorf("%s: %s", rpm, line)
 				}
 			}
@@ -208,6 +214,8 @@ func TestInstall(t *testing.T) {
 			c.units + "/xdpban.service":                               "ExecStart=" + c.prefix + "/bin/xdpban run",
 			c.units + "/xdpban-net.service":                           "ExecStart=" + c.prefix + "/bin/xdpban net",
 			c.units + "/xdpban-net.socket":                            "ListenStream=",
+			c.units + "/xdpban-nats.service":                          "ExecCondition=" + c.prefix + "/lib/xdpban/xdpban-nats -wanted",
+			c.prefix + "/lib/xdpban/xdpban-nats":                      "",
 			"/etc/xdpban/xdpban.toml":                                 "# interfaces = ",
 			"/etc/xdpban/jail.d/local.toml":                           "# [jail.sshd]",
 		} {
@@ -215,7 +223,7 @@ func TestInstall(t *testing.T) {
 			if err != nil || !strings.Contains(string(b), want) {
 				t.Errorf("%s: no %q: %v", path, want, err)
 			}
-			if strings.Contains(path, ".service") && strings.Contains(string(b), "/usr/bin/") {
+			if strings.Contains(path, ".service") && (strings.Contains(string(b), "/usr/bin/") || strings.Contains(string(b), "/usr/lib/")) {
 				t.Errorf("%s: a path of the packages:\n%s", path, b)
 			}
 		}

@@ -29,6 +29,9 @@ var arrows = map[string][]string{
 	"xdpban/internal/network":  {},
 	"xdpban/internal/place":    {},
 	"xdpban/internal/lab":      {},
+	"xdpban/internal/fleet/server": {
+		"xdpban/jails", "xdpban/matcher",
+	},
 	"xdpban/internal/daemon": {
 		"xdpban/matcher", "xdpban/jails",
 		"xdpban/internal/host", "xdpban/internal/source", "xdpban/internal/ledger", "xdpban/internal/control", "xdpban/internal/fail2ban",
@@ -61,6 +64,9 @@ func TestImportsFollowTheArrows(t *testing.T) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
+		}
+		if strings.HasPrefix(p.ImportPath, "xdpban/cmd/xdpban") && p.ImportPath != "xdpban/cmd/xdpban-nats" && slices.Contains(p.Deps, "xdpban/internal/fleet/server") {
+			t.Errorf("%s carries the NATS server: it would take a quarter more memory", p.ImportPath)
 		}
 		may, bound := arrows[p.ImportPath]
 		if !bound {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,6 +33,7 @@ type fleetBed struct {
 	xdpban  []*lab.Service
 	nats    *lab.Service
 	keys    []nkeys.KeyPair
+	servers []*lab.Service // the hosts' own
 }
 
 const (
@@ -44,7 +46,9 @@ const (
 
 func webAddr(i int) string { return fmt.Sprintf("192.0.2.%d", 16*(i+1)+2) }
 
-func newFleetBed(t testing.TB, settings string, sources ...string) *fleetBed {
+// newFleetBed boots it. With embedded each host runs a server itself, the three
+// of them a cluster, and there is none between them.
+func newFleetBed(t testing.TB, embedded bool, sources ...string) *fleetBed {
 	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("needs root to make name spaces")
@@ -84,20 +88,27 @@ func newFleetBed(t testing.TB, settings string, sources ...string) *fleetBed {
 		}
 		b.keys = append(b.keys, key)
 	}
-	b.serve()
+	if embedded {
+		b.run(b.between, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+	} else {
+		b.serve()
+	}
 	for i, h := range b.web {
 		seed, err := b.keys[i].Seed()
 		if err != nil {
 			t.Fatal(err)
 		}
 		b.put(h, "/etc/xdpban/fleet.nkey", string(seed))
-		b.put(h, "/etc/xdpban/xdpban.toml", settings+`
+		b.put(h, "/etc/xdpban/xdpban.toml", `
 [fleet]
 name = "web"
-url  = "nats://`+natsAddr+`:4222"
 nkey = "/etc/xdpban/fleet.nkey"
-`)
+`+b.server(i, embedded))
 		b.put(h, "/var/log/auth.log", "")
+		if embedded {
+			b.put(h, "/etc/xdpban/fleet.secret", "correct horse battery staple\n")
+			b.servers = append(b.servers, b.serveAt(i))
+		}
 		s, err := h.StartNotify(ctx, "xdpban.service", nil, program(t), "run")
 		if err != nil {
 			t.Fatal(err)
@@ -108,9 +119,45 @@ nkey = "/etc/xdpban/fleet.nkey"
 				t.Logf("xdpban on %s said:\n%s", h.Name, s.Output())
 			}
 		})
-		b.until(h.Name+" is in the fleet", func() bool { f := b.status(i); return f.Synced })
+	}
+	for i, h := range b.web {
+		b.until(h.Name+" is in the fleet", func() bool { return b.status(i).Synced })
 	}
 	return b
+}
+
+// server are the settings of a host that say where the server is.
+func (b *fleetBed) server(i int, embedded bool) string {
+	b.Helper()
+	if !embedded {
+		return `url = "nats://` + natsAddr + `:4222"` + "\n"
+	}
+	var hosts, peers []string
+	for i, key := range b.keys {
+		public, err := key.PublicKey()
+		if err != nil {
+			b.Fatal(err)
+		}
+		hosts = append(hosts, fmt.Sprintf("web%d = %q", i+1, public))
+		peers = append(peers, fmt.Sprintf("%q", webAddr(i)+":6222"))
+	}
+	return fmt.Sprintf("embedded = true\nlisten = %q\nsecret = '/etc/xdpban/fleet.secret'\npeers = [%s]\nhosts = { %s }\n",
+		webAddr(i)+":4222", strings.Join(peers, ", "), strings.Join(hosts, ", "))
+}
+
+// serveAt starts a host's own server.
+func (b *fleetBed) serveAt(i int) *lab.Service {
+	b.Helper()
+	s, err := b.web[i].Start("xdpban-nats.service", nil, alsoBuilt(b, "./cmd/xdpban-nats", "xdpban-nats"), "-dir", "/run/nats")
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if b.Failed() {
+			b.Logf("the server of %s said:\n%s", b.web[i].Name, s.Output())
+		}
+	})
+	return s
 }
 
 // serve starts the NATS server: each host may write in its own name only, as
@@ -135,7 +182,7 @@ jetstream { store_dir: /run/nats }
 authorization { users: [`+users.String()+`
 ] }
 `)
-	s, err := b.between.Start("nats.service", nil, natsServer(b), "-c", fleetConfig)
+	s, err := b.between.Start("nats.service", nil, alsoBuilt(b, "github.com/nats-io/nats-server/v2", "nats-server"), "-c", fleetConfig)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -147,18 +194,18 @@ authorization { users: [`+users.String()+`
 	})
 }
 
-// natsServer builds the NATS server and returns its path.
-func natsServer(t testing.TB) string {
+// alsoBuilt builds another program beside xdpban and returns its path.
+func alsoBuilt(t testing.TB, pkg, name string) string {
 	t.Helper()
-	path := filepath.Join(filepath.Dir(program(t)), "nats-server")
+	path := filepath.Join(filepath.Dir(program(t)), name)
 	if _, err := os.Stat(path); err == nil {
 		return path
 	}
-	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, "github.com/nats-io/nats-server/v2")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-o", path, pkg)
 	cmd.Dir = ".."
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build nats-server: %v\n%s", err, out)
+		t.Fatalf("build %s: %v\n%s", name, err, out)
 	}
 	return path
 }
@@ -253,7 +300,7 @@ func (b *fleetBed) untilFree(i int, addr string) {
 // TestAnAttackOnOneIsDroppedOnAll: three hosts with a NATS server between them,
 // which knows each by its key.
 func TestAnAttackOnOneIsDroppedOnAll(t *testing.T) {
-	b := newFleetBed(t, "")
+	b := newFleetBed(t, false)
 	b.run(b.web[1], program(b), "allow", fleetGuest)
 	for i := range b.web {
 		if !b.serves(i, fleetBad) || !b.serves(i, fleetGuest) {
@@ -311,7 +358,7 @@ func TestAnAttackOnOneIsDroppedOnAll(t *testing.T) {
 // TestNoHostWritesInAnothersName: what a host could do with its own key on a
 // server that is set up as docs/fleet.md has it.
 func TestNoHostWritesInAnothersName(t *testing.T) {
-	b := newFleetBed(t, "")
+	b := newFleetBed(t, false)
 	b.put(b.web[2], "/etc/xdpban/xdpban.toml", `
 [fleet]
 name = "web"
@@ -337,6 +384,44 @@ nkey = "/etc/xdpban/fleet.nkey"
 	}
 }
 
+// TestAFleetsOwnServers: three hosts that are each other's cluster. One server
+// less loses nothing, and its host finds another; with two less, bans made here
+// go on, and the others have them when a server is back.
+func TestAFleetsOwnServers(t *testing.T) {
+	b := newFleetBed(t, true)
+	b.attack(0, fleetBad)
+	for i := range b.web {
+		b.untilBanned(i, fleetBad)
+		if b.serves(i, fleetBad) {
+			t.Errorf("%s is banned and still served by %s", fleetBad, b.web[i].Name)
+		}
+	}
+	b.stop(b.servers[0])
+	b.attack(0, fleetOther)
+	for i := range b.web {
+		b.untilBanned(i, fleetOther)
+	}
+	b.stop(b.servers[1])
+	b.attack(1, fleetGuest)
+	b.untilBanned(1, fleetGuest)
+	b.servers[0] = b.serveAt(0)
+	for i := range b.web {
+		b.untilBanned(i, fleetGuest)
+		b.until(b.web[i].Name+" has no problem left", func() bool { s := b.status(i); return s.Synced && len(s.Problems) == 0 })
+	}
+	if _, ok := b.banned(2, fleetBad); !ok {
+		t.Errorf("%s isn't banned any more", fleetBad)
+	}
+}
+
+func (b *fleetBed) stop(s *lab.Service) {
+	b.Helper()
+	if err := s.Signal(syscall.SIGTERM); err != nil {
+		b.Fatal(err)
+	}
+	<-s.Ended()
+}
+
 // BenchmarkFirstToLast measures, over 100 bans, from the first packet that the
 // host drops which decided the ban to the first that the last of the others
 // drops: the source sends numbered packets to all of them all the while.
@@ -346,7 +431,7 @@ func BenchmarkFirstToLast(b *testing.B) {
 	for i := range n {
 		sources = append(sources, fmt.Sprintf("198.51.100.%d", i+100))
 	}
-	bed := newFleetBed(b, "", sources...)
+	bed := newFleetBed(b, false, sources...)
 	write := func(from string, times int) {
 		for range times {
 			appendTo(b, bed.web[0], "/var/log/auth.log", failure(time.Now(), from))

@@ -304,7 +304,7 @@ func (c *serviceUninstallCmd) Run(a *app) error {
 		return err
 	}
 	if c.Purge {
-		for _, path := range []string{"/etc/xdpban", "/var/lib/xdpban", serviceProgram} {
+		for _, path := range []string{"/etc/xdpban", "/var/lib/xdpban", "/var/lib/xdpban-nats", serviceProgram} {
 			if err := remove(path); err != nil {
 				return fmt.Errorf("purge: %w", err)
 			}

@@ -60,7 +60,7 @@ const (
 	retryTime  = time.Second
 	helloTime  = 10 * time.Second
 	tickTime   = time.Second
-	askTime    = 10 * time.Second // of a question to the server
+	askTime    = 5 * time.Second  // of a question to the server
 	maxKeys    = 2_000_000        // in a bucket that we make
 	duplicates = 10 * time.Second // the shortest memory that JetStream takes with a bucket's TTL
 )

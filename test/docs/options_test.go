@@ -89,9 +89,18 @@ func load(t *testing.T, place, setting, key string) (*jails.Config, jails.Proble
 		file = "xdpban.toml"
 	case optionPlaces["xdpban.toml: [fleet]"][0]:
 		file = "xdpban.toml"
-		for k, v := range map[string]string{"name": "w", "host": "w1", "url": "nats://192.0.2.1:4222"} {
+		beside := map[string]string{"name": `"w"`, "host": `"w1"`, "url": `"nats://192.0.2.1:4222"`}
+		switch key {
+		case "peers":
+			beside["secret"] = `"/etc/xdpban/fleet.secret"`
+			fallthrough
+		case "embedded", "listen", "hosts":
+			beside["embedded"], beside["listen"] = "true", `"192.0.2.5:4222"`
+			beside["hosts"] = `{ w1 = "` + strings.Repeat("U", 56) + `" }`
+		}
+		for k, v := range beside {
 			if k != key {
-				text += fmt.Sprintf("%s = %q\n", k, v)
+				text += k + " = " + v + "\n"
 			}
 		}
 	}
@@ -156,8 +165,8 @@ func TestOptionsAreTrue(t *testing.T) {
 	for _, o := range options {
 		for _, place := range optionPlaces[o.table] {
 			unset, problems := load(t, place, "", o.key)
-			if slices.Contains([]string{"files", "failregex", "watches", "name", "url"}, o.key) {
-				unset = nil // a jail needs one of them, and a fleet both
+			if slices.Contains([]string{"files", "failregex", "watches", "name", "url", "listen", "hosts"}, o.key) {
+				unset = nil // a jail needs one of them, a fleet and its server both
 			} else if problems != nil {
 				t.Fatalf("%s without %s: %v", o.table, o.key, problems)
 			}

@@ -381,7 +381,7 @@ func TestPackageOnDebian(t *testing.T) {
 		r.active()
 	})
 	step("security", func(r *rig) {
-		for _, unit := range []string{"xdpban.service", "xdpban-net.service"} {
+		for _, unit := range []string{"xdpban.service", "xdpban-net.service", "xdpban-nats.service"} {
 			if score := r.exposure(unit); score >= 2 {
 				r.Errorf("exposure of %s: %v, want below 2.0", unit, score)
 			}
