@@ -355,6 +355,7 @@ func TestForeigner(t *testing.T) {
 	must(t, err)
 	check("by link", ModeNative)
 	// The link's pin goes before the program's.
+	must(t, mountBPFFS(usualBPFFS)) // systemd does, elsewhere nobody may have
 	pins, err := os.MkdirTemp(usualBPFFS, "xdpban-test-")
 	must(t, err)
 	t.Cleanup(func() { must(t, os.RemoveAll(pins)) })

@@ -32,9 +32,12 @@ func TestABanReachesAllAndItsEndToo(t *testing.T) {
 		t.Errorf("hosts: %+v", got.Hosts)
 	}
 	c.until("b's ban counts too", func() bool { return c.bans[jails.ByFleet][prefix("192.0.2.66")].From == "a/sshd, b/sshd" })
-	a.unban("192.0.2.66")
+	a.untilBanned("192.0.2.66") // b's
+	a.unbanOwn("192.0.2.66")
 	c.until("b's ban goes on alone", func() bool { return c.bans[jails.ByFleet][prefix("192.0.2.66")].From == "b/sshd" })
-	a.untilBanned("192.0.2.66") // b's; a's operator knew nothing of it
+	if got := a.untilBanned("192.0.2.66"); got.From != "b/sshd" {
+		t.Errorf("on a b's ban is %+v", got)
+	}
 	b.unban("192.0.2.66")
 	for _, n := range []*node{a, b, c} {
 		n.untilFree("192.0.2.66")

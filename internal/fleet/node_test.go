@@ -170,6 +170,15 @@ func (n *node) unban(addr string) {
 	}
 }
 
+// unbanOwn is that for what a jail of this host decided.
+func (n *node) unbanOwn(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	b := n.bans["sshd"][prefix(addr)]
+	delete(n.bans["sshd"], b.Prefix)
+	n.f.Unbanned(b)
+}
+
 // until waits for a fact about this node.
 func (n *node) until(what string, f func() bool) {
 	n.t.Helper()
