@@ -297,7 +297,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"name": {"'a b'", "7"}, "host": {"'web.example'", "7"}, "url": {"['192.0.2.5:4222']", "'https://192.0.2.5'", "[7]"},
 		"creds": {"'fleet.creds'", "7"}, "nkey": {"'fleet.nkey'"}, "tls": {"'yes'", "{ ca = 'ca.pem' }", "{ cert = '/x' }", "{ certificate = '/x' }"},
 		"publish": {"['a b']", "7"}, "subscribe": {"['']"}, "max_ban": {"3600", "'soon'"}, "quorum": {"0", "'two'"}, "peer_bans_per_minute": {"-1"},
-		"peer_bans": {"0"}, "widest4": {"7", "33"}, "widest6": {"15", "129"}, "evidence": {"'yes'"}, "replicas": {"0", "6"},
+		"peer_bans": {"0"}, "widest4": {"7", "33"}, "widest6": {"15", "129"}, "evidence": {"'yes'"}, "shared_failures": {"'yes'", "1"}, "replicas": {"0", "6"},
 		"embedded": {"'yes'", "1", "true"}, "listen": {"4222", "'4222'", "'0.0.0.0:4222'", "'192.0.2.5:0'", "'web1:4222'"},
 		"hosts": {"['web1']", "{}", "{ web1 = 'SUAA' }", "{ 'a b' = '" + publicKey + "' }", "{ web1 = 7 }"}, "secret": {"'fleet.secret'", "7"},
 		"peers": {"'192.0.2.5:6222'", "['192.0.2.5']", "[7]", "['192.0.2.5:6222', '192.0.2.6:6222', '192.0.2.6:6222']", "['192.0.2.5:6222', '192.0.2.6:6222', '192.0.2.7:6222']"},

@@ -37,6 +37,9 @@ type Fleet struct {
 	Widest4, Widest6 int
 	// Evidence shares the lines behind bans.
 	Evidence bool
+	// SharedFailures counts failures in the fleet: who fails here and there
+	// a few times has failed often.
+	SharedFailures bool
 	// Replicas is how many servers of a cluster keep the bans.
 	Replicas int
 	// Server is the NATS server that this host runs itself.
@@ -162,6 +165,7 @@ func (r *reader) fleet(to *Fleet) {
 	in.number("widest4", &f.Widest4, MinBits4, 32)
 	in.number("widest6", &f.Widest6, MinBits6, 128)
 	in.flag("evidence", &f.Evidence)
+	in.flag("shared_failures", &f.SharedFailures)
 	in.number("replicas", &f.Replicas, 1, 5)
 	in.fleetServer(&f)
 	if _, given := v["url"]; !given && !f.Server.Embedded {

@@ -59,6 +59,7 @@ type Judge struct {
 	ended    []Ban // ended while a failure was judged, for Expire
 	observed []Ban
 	brake    brake
+	reports  reports
 	places   func(netip.Addr) Place // nil: none is known
 
 	tracked, past int // tracks in windows lists and in past lists
@@ -115,6 +116,7 @@ func NewJudge(c *Config) *Judge {
 		standing: map[netip.Prefix]*track{},
 		events:   map[eventKey]*Event{},
 		brake:    newBrake(0),
+		reports:  newReports(),
 
 		handedEvents: map[eventKey]*Event{},
 	}
@@ -223,6 +225,9 @@ func (j *Judge) MayBan(jail string, f *matcher.Failure) bool {
 			sum += e.weight
 		}
 	}
+	for _, r := range j.reports.of[offence{js.name, j.offender(js, src)}] {
+		sum += r.weight
+	}
 	return sum >= js.conf.MaxRetry
 }
 
@@ -256,6 +261,11 @@ func (j *Judge) count(js *jail, src netip.Prefix, e entry, line []byte, now time
 		}
 	}
 	j.touch(t)
+	for _, r := range j.reports.take(offence{js.name, t.prefix}) {
+		if !t.answered(r.at) && e.at-r.at < int64(js.conf.FindTime) {
+			t.add(r.entry())
+		}
+	}
 	e.line = evidence(line)
 	t.add(e)
 	bans = j.judge(t, now, bans)
@@ -536,6 +546,13 @@ func (j *Judge) Expire(now time.Time, most int) []Ban {
 	}
 	ended := j.ended
 	j.ended = nil
+	var longest time.Duration
+	for _, js := range j.jails {
+		if js.conf != nil && !js.conf.WatchesBans {
+			longest = max(longest, js.conf.FindTime)
+		}
+	}
+	j.reports.forget(now.Add(-longest).UnixNano())
 	for _, js := range j.jails {
 		for t := js.windows.front; t != nil && t.stale(now); t = js.windows.front {
 			j.forgetWindow(t)

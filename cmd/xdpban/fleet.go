@@ -64,6 +64,9 @@ func printFleet(w io.Writer, f control.Fleet, problems []string, now time.Time) 
 	}
 	fmt.Fprintf(w, "%s of others in force here; %s kept off by this host's allowlist\n", plural(f.Bans, "ban"), grouped(f.Refused))
 	fmt.Fprintf(w, "since the start: %s bans and unbans sent, %s received\n", grouped(f.Published), grouped(f.Received))
+	if f.FailuresSent+f.FailuresReceived > 0 {
+		fmt.Fprintf(w, "failures shared: of %s sources sent, of %s received\n", grouped(f.FailuresSent), grouped(f.FailuresReceived))
+	}
 	if f.Waiting > 0 || f.Behind > 0 {
 		fmt.Fprintf(w, "waiting: %s to be sent, %s to be read\n", grouped(uint64(f.Waiting)), grouped(f.Behind))
 	}

@@ -111,6 +111,9 @@ func (c *runCmd) Run(a *app) error {
 		})
 		options.Fleet = shared
 		options.Changed = append(options.Changed, func(c daemon.Change) { tellFleet(shared, c) })
+		if s.Fleet.SharedFailures {
+			options.Failed = shared.Failed
+		}
 	}
 	d := daemon.New(options)
 	ctx, stop := context.WithCancelCause(a.ctx)

@@ -307,6 +307,10 @@ type Fleet struct {
 	// those of others.
 	Published uint64 `json:"published"`
 	Received  uint64 `json:"received"`
+	// FailuresSent and FailuresReceived count the sources whose failures were
+	// told to others, and by them: shared_failures.
+	FailuresSent     uint64 `json:"failures_sent"`
+	FailuresReceived uint64 `json:"failures_received"`
 	// Refused counts the bans that this host's allowlist kept from being
 	// put in force.
 	Refused uint64 `json:"refused"`

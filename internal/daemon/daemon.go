@@ -134,6 +134,9 @@ type Options struct {
 	// Changed hears, in the loop, of bans: it must not wait for anything.
 	Changed []func(Change)
 	Fleet   Fleet // nil: there is none
+	// Failed hears, in the loop, of failures of those who may be banned and
+	// aren't; nil: nobody wants to know.
+	Failed func(jail string, source netip.Prefix, at time.Time)
 	// LedgerPath is the ledger's file.
 	LedgerPath string
 	// HaveJournal says that a journal is there to be read.
@@ -484,18 +487,37 @@ func (d *Daemon) take(b batch) {
 	for i := range failures {
 		f := &failures[i]
 		if jail := s.jails[f.Filter]; !d.byName(jail, f) && !d.ask(jail, f) {
-			bans = append(bans, d.judge.Failure(jail, f, now)...)
+			bans = append(bans, d.failure(jail, f, now)...)
 		}
 	}
 	b.failures.Reset()
 	d.spare.Put(b.failures)
+	d.decided(bans)
+	d.checkpoint.moved(b.key, b.position)
+}
+
+// failure judges one failure.
+func (d *Daemon) failure(jail string, f *matcher.Failure, now time.Time) []jails.Ban {
+	if d.o.Failed != nil && d.judge.Check(f.Source, jail) == nil {
+		if _, banned := d.judge.Find(f.Source); !banned {
+			at := f.Time
+			if at.IsZero() {
+				at = now
+			}
+			d.o.Failed(jail, f.Source, at)
+		}
+	}
+	return d.judge.Failure(jail, f, now)
+}
+
+// decided does what was judged.
+func (d *Daemon) decided(bans []jails.Ban) {
 	if len(bans) > 0 {
 		d.enforce(bans)
 	}
 	for _, o := range d.judge.Observed() {
 		d.log.Info("would ban "+short(o.Prefix)+", but only observes", "event", EventObserve, "jail", o.Jail, "addr", short(o.Prefix))
 	}
-	d.checkpoint.moved(b.key, b.position)
 }
 
 // brake says loudly when new bans are held back.

@@ -33,6 +33,7 @@ type world struct {
 	ask    func(ctx context.Context, args []string) (bool, error)
 	// changed hears of bans, if it is set.
 	changed func(Change)
+	failed  func(jail string, source netip.Prefix, at time.Time)
 	places  fakePlaces
 	logs    slog.Level // what is logged
 
@@ -81,6 +82,7 @@ func (w *world) run() (d *Daemon, stop func()) {
 				w.changed(c)
 			}
 		}},
+		Failed:    w.failed,
 		Blocklist: w.kernel, Host: w.host.host(), Places: &w.places, LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {

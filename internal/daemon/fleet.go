@@ -77,6 +77,18 @@ func (d *Daemon) Shared(ctx context.Context, bans []jails.Ban, over []netip.Pref
 	return refused, errors.Join(err, failed)
 }
 
+// Reported judges what other hosts have counted.
+func (d *Daemon) Reported(ctx context.Context, reports []jails.Report) error {
+	return d.do(ctx, func() {
+		now := d.o.Now()
+		var bans []jails.Ban
+		for _, r := range reports {
+			bans = append(bans, d.judge.Reported(r, now)...)
+		}
+		d.decided(bans)
+	})
+}
+
 // withdraw ends the fleet's bans of prefixes; another jail's ban of one goes on.
 func (d *Daemon) withdraw(list []netip.Prefix, quiet bool, now time.Time) {
 	var ended, still []jails.Ban

@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -68,5 +70,34 @@ func TestSharedBans(t *testing.T) {
 	}
 	if len(told) < 7 || told[0] != "ban fleet 203.0.113.1" || told[3] != "ban manual 203.0.113.2" {
 		t.Errorf("told of %q", told)
+	}
+}
+
+// TestSharedFailures: failures are told to others but for those who are never
+// banned, or are already; what others tell counts with those of the log.
+func TestSharedFailures(t *testing.T) {
+	w := newWorld(t)
+	var told []string
+	w.failed = func(jail string, source netip.Prefix, _ time.Time) { told = append(told, jail+" "+short(source)) }
+	d, stop := w.run()
+	defer stop()
+	if _, err := d.Allow(t.Context(), []netip.Prefix{prefix("192.0.2.0/24")}); err != nil {
+		t.Fatal(err)
+	}
+	w.fail("192.0.2.1", 1)
+	w.fail("203.0.113.1", 1)
+	w.settle()
+	if err := d.Reported(t.Context(), []jails.Report{{Host: "web2", Jail: "sshd", Source: prefix("203.0.113.1"), Failures: 100, At: time.Now()}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := w.kernel.banned("203.0.113.1"); !ok {
+		t.Error("two hosts saw him fail, and he isn't banned")
+	}
+	w.fail("203.0.113.1", 1)
+	w.mustBan(d, "203.0.113.9", time.Hour)
+	stop()
+	told = slices.DeleteFunc(told, func(s string) bool { return s == "sshd 198.51.100.250" })
+	if fmt.Sprint(told) != "[sshd 203.0.113.1]" {
+		t.Errorf("told %q", told)
 	}
 }

@@ -96,9 +96,7 @@ func (d *Daemon) resolveFailures(ctx context.Context) {
 					if d.ask(n.jail, f) {
 						continue
 					}
-					if bans := d.judge.Failure(n.jail, f, d.o.Now()); len(bans) > 0 {
-						d.enforce(bans)
-					}
+					d.decided(d.failure(n.jail, f, d.o.Now()))
 				}
 			})
 		}

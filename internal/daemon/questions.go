@@ -157,16 +157,14 @@ func (d *Daemon) answered(q *question, spare bool, err error) {
 	for _, w := range q.waiting {
 		d.drop(kindAsked, w.key)
 		if !spare {
-			bans = append(bans, d.judge.Failure(q.jail, w.failure, now)...)
+			bans = append(bans, d.failure(q.jail, w.failure, now)...)
 		}
 	}
 	if spare {
 		addr := short(q.waiting[0].failure.Source)
 		d.log.Info("spared "+addr+", as ignorecommand says", "jail", q.jail, "addr", addr)
 	}
-	if len(bans) > 0 {
-		d.enforce(bans)
-	}
+	d.decided(bans)
 }
 
 // beginAsking lets questions be put until ctx ends, and puts those again that
@@ -178,9 +176,7 @@ func (d *Daemon) beginAsking(ctx context.Context) error {
 		if d.ask(r.Jail, r.Failure) {
 			continue
 		}
-		if bans := d.judge.Failure(r.Jail, r.Failure, d.o.Now()); len(bans) > 0 {
-			d.enforce(bans)
-		}
+		d.decided(d.failure(r.Jail, r.Failure, d.o.Now()))
 	}
 	return err
 }

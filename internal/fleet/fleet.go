@@ -35,6 +35,8 @@ type Daemon interface {
 	// Shared puts bans of others in force and ends what is over; it returns
 	// what the allowlist kept from being banned.
 	Shared(ctx context.Context, bans []jails.Ban, over []netip.Prefix, quiet bool) (refused []netip.Prefix, err error)
+	// Reported counts failures that others have seen.
+	Reported(ctx context.Context, reports []jails.Report) error
 	// Problem notes or, with a nil error, clears what an operator should see.
 	Problem(ctx context.Context, key string, err error)
 }
@@ -89,6 +91,7 @@ type Fleet struct {
 	sending   int
 	published uint64
 	received  uint64
+	failures  failures
 }
 
 // want is what a key of ours is to be: a ban, or gone.
@@ -101,7 +104,7 @@ type want struct {
 func New(o Options) *Fleet {
 	return &Fleet{
 		o: o, instance: rand.Text(), wake: make(chan struct{}, 1), reread: make(chan struct{}, 1),
-		table: newTable(o.Settings), dirty: map[netip.Prefix]want{},
+		table: newTable(o.Settings), dirty: map[netip.Prefix]want{}, failures: newFailures(),
 	}
 }
 
@@ -112,6 +115,7 @@ func (f *Fleet) Banned(b jails.Ban) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.failures.forget(b) // the ban says more
 	if w, ok := f.dirty[b.Prefix]; ok {
 		if !w.gone && later(w.ban, b.Until) {
 			return
@@ -195,6 +199,7 @@ func (f *Fleet) Status() *control.Fleet {
 	s := &control.Fleet{
 		Name: f.o.Settings.Name, Host: f.o.Settings.Host, Synced: f.synced, Waiting: len(f.dirty) + f.sending, Behind: f.behind,
 		Bans: f.table.inForce, Published: f.published, Received: f.received, Refused: f.table.refused,
+		FailuresSent: f.failures.sent, FailuresReceived: f.failures.received,
 		Rejected: map[string]uint64{}, Hosts: []control.FleetHost{},
 	}
 	if f.conn != nil && f.conn.IsConnected() {
@@ -476,11 +481,21 @@ func (r *run) session(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	hello, err := r.nc.Subscribe(r.subject("*"), r.heard)
+	hello, err := r.nc.Subscribe(r.subject("hello", "*"), r.heard)
 	if err != nil {
 		return fmt.Errorf("listen to other hosts: %w", err)
 	}
 	defer hello.Unsubscribe()
+	if r.o.Settings.SharedFailures {
+		reports, err := r.nc.Subscribe(r.subject("failures", "*"), func(m *nats.Msg) { r.reported(ctx, m) })
+		if err == nil {
+			err = reports.SetPendingLimits(maxUnread, maxUnreadBytes)
+		}
+		if err != nil {
+			return fmt.Errorf("listen to what others count: %w", err)
+		}
+		defer reports.Unsubscribe()
+	}
 	var options []jetstream.WatchOpt
 	whole := !info.Created.Equal(r.made) || info.State.LastSeq < r.seq
 	if whole {
@@ -501,6 +516,9 @@ func (r *run) session(ctx context.Context) error {
 	defer cancel()
 	ended.Go(func() { r.publish(ctx, js, "$KV."+kv.Bucket()+".") })
 	ended.Go(func() { r.hello(ctx) })
+	if r.o.Settings.SharedFailures {
+		ended.Go(func() { r.report(ctx) })
+	}
 	return r.follow(ctx, watch, info.Created, whole)
 }
 

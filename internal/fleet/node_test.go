@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"xdpban/jails"
+	"xdpban/matcher"
 )
 
 const patience = 30 * time.Second
@@ -65,6 +66,8 @@ type node struct {
 	allowed  []netip.Prefix
 	problems map[string]error
 	changed  chan struct{}
+	reported []jails.Report
+	judge    *jails.Judge // nil: reports are only noted
 	stop     func()
 }
 
@@ -134,6 +137,37 @@ next:
 	}
 	n.tell()
 	return refused, nil
+}
+
+func (n *node) Reported(_ context.Context, reports []jails.Report) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.reported = append(n.reported, reports...)
+	for _, r := range reports {
+		if n.judge != nil {
+			n.decided(n.judge.Reported(r, time.Now()))
+		}
+	}
+	n.tell()
+	return nil
+}
+
+// fail is a failure in this host's log.
+func (n *node) fail(addr string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	now := time.Now()
+	n.f.Failed("sshd", prefix(addr), now)
+	if n.judge != nil {
+		n.decided(n.judge.Failure("sshd", &matcher.Failure{Source: prefix(addr), Time: now, Count: 1}, now))
+	}
+}
+
+func (n *node) decided(bans []jails.Ban) {
+	for _, b := range bans {
+		n.bans[b.Jail][b.Prefix] = b
+		n.f.Banned(b)
+	}
 }
 
 func (n *node) Problem(_ context.Context, key string, err error) {

@@ -146,15 +146,15 @@ type greeting struct {
 	Sent     int64  `json:"t"` // Unix milliseconds
 }
 
-func (r *run) subject(host string) string {
-	return "xdpban." + r.o.Settings.Name + ".hello." + host
+func (r *run) subject(what, host string) string {
+	return "xdpban." + r.o.Settings.Name + "." + what + "." + host
 }
 
 // hello says now and then that this host is there.
 func (r *run) hello(ctx context.Context) {
 	for {
 		text, _ := json.Marshal(greeting{r.instance, r.o.Version, r.o.Now().UnixMilli()}) // strings and a number
-		_ = r.nc.Publish(r.subject(r.o.Settings.Host), text)                              // the next one says so, too
+		_ = r.nc.Publish(r.subject("hello", r.o.Settings.Host), text)                     // the next one says so, too
 		if !pause(ctx, helloTime) {
 			return
 		}
@@ -165,7 +165,7 @@ func (r *run) hello(ctx context.Context) {
 func (r *run) heard(m *nats.Msg) {
 	now := r.o.Now()
 	var g greeting
-	name := m.Subject[len(r.subject("")):]
+	name := m.Subject[len(r.subject("hello", "")):]
 	if json.Unmarshal(m.Data, &g) != nil || len(g.Instance)+len(g.Version) > 128 || !printable(g.Version) {
 		return
 	}

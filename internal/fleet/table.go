@@ -38,6 +38,7 @@ type host struct {
 	rejected uint64
 	made     window // by the server's clock, when they were written
 	released window // by ours
+	reported window // failures
 
 	version, instance string
 	heard             time.Time

@@ -84,6 +84,8 @@ var (
 	fleetBans      = desc("fleet_bans", "Bans of others that are in force here.")
 	fleetSent      = desc("fleet_sent_total", "Bans and unbans shared.")
 	fleetReceived  = desc("fleet_received_total", "Bans and unbans of others.")
+	fleetTold      = desc("fleet_failures_sent_total", "Sources whose failures were told to others.")
+	fleetHeard     = desc("fleet_failures_received_total", "Sources whose failures others have told.")
 	fleetRefused   = desc("fleet_refused_total", "Bans of others that the allowlist kept from being put in force.")
 	fleetRejected  = desc("fleet_rejected_total", "What others wrote and is not heeded.", "reason")
 	fleetHostBans  = desc("fleet_host_bans", "Bans of a host of the fleet that are known.", "host")
@@ -92,7 +94,7 @@ var (
 	fleetHostLag   = desc("fleet_host_lag_seconds", "How long a host's last word took, by both clocks.", "host")
 
 	descs = []*prometheus.Desc{
-		fleetConnected, fleetSynced, fleetWaiting, fleetBans, fleetSent, fleetReceived, fleetRefused, fleetRejected,
+		fleetConnected, fleetSynced, fleetWaiting, fleetBans, fleetSent, fleetReceived, fleetTold, fleetHeard, fleetRefused, fleetRejected,
 		fleetHostBans, fleetHostHeld, fleetHostHeard, fleetHostLag,
 		buildInfo, packets, octets, ifacePackets, ifaceBytes, attached, bansActive, bansTotal, failures, tracked, jailPackets, jailBytes,
 		entries, capacity, heldTotal, braked, lines, found, skipped, lag, matchDuration, checkpointAt, checkpointFor, problems, errorsTotal,
@@ -230,6 +232,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(fleetBans, float64(f.Bans))
 		counter(fleetSent, float64(f.Published))
 		counter(fleetReceived, float64(f.Received))
+		counter(fleetTold, float64(f.FailuresSent))
+		counter(fleetHeard, float64(f.FailuresReceived))
 		counter(fleetRefused, float64(f.Refused))
 		for why, n := range f.Rejected {
 			counter(fleetRejected, float64(n), why)

@@ -159,6 +159,8 @@ func TestFleetMetrics(t *testing.T) {
 	}
 	want := `xdpban_fleet_bans 2
 xdpban_fleet_connected 1
+xdpban_fleet_failures_received_total 0
+xdpban_fleet_failures_sent_total 0
 xdpban_fleet_host_bans{host="web2"} 7
 xdpban_fleet_host_bans{host="web3"} 0
 xdpban_fleet_host_heard_timestamp_seconds{host="web2"} 1000
