@@ -279,6 +279,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"ignoreip": {"['1.2.3']", "['0.0.0.0/0']", "[1]", "['']"}, "ignoreself": {"'true'", "0"},
 		"ignorecommand": {"['is-ours']", "[7]", "['/bin/true', '<nonsense>']"}, "ignorecache": {"'soon'", "{ time = 1 }", "{ max = 0 }", "{ size = 1 }"},
 		"aggregate4": {"8", "33"}, "aggregate6": {"0", "129"}, "timezone": {"'Mars/Olympus'"}, "encoding": {"7"}, "usedns": {"'maybe'", "true"},
+		"only_countries": {"['UK']", "['dk']", "[7]", "'Germany'"}, "except_countries": {"'ZZ'", "true"}, "only_asn": {"'AS64500'", "[0]", "-1"}, "except_asn": {"[4294967295]", "['64500']"},
 	}
 	own := map[string][]string{
 		"enabled": {"'yes'", "1"}, "extends": {"'no'"}, "journal": {"['ssh.service']", "[1]", "['+']"}, "files": {"['auth.log']", "['/var/[log']", "[1]"},
@@ -291,6 +292,13 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"ignore_sessions": {"'no'"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "small": {"'yes'", "1"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
 		"max_bans_per_minute": {"-1"}, "remember": {"'soon'", "0"}, "bpf_dir": {"'bpf'"}, "socket": {"'xdpban.sock'", "'/" + strings.Repeat("x", 107) + "'"}, "state_dir": {"'lib'"},
 		"metrics": {"'9477'", "9477", "'localhost:9477'", "'127.0.0.1:0'", "'0.0.0.0:9477'", "'[::]:9477'"}, "web": {"9478", "'192.0.2.1:9478'"}, "publish": {"9479", "'192.0.2.1:9479'"}, "token_file": {"'token'", "7"},
+	}
+	settings["places"] = []string{"'GeoLite2-Country.mmdb'", "7", "['']"}
+	settings["feed"] = []string{"'drop'", "{ name = 'drop', file = '/x' }", "['drop']", "[{ name = 'a b', file = '/x' }]", "[{ name = 'drop' }]"}
+	feed := map[string][]string{
+		"name": {"'a b'", "7", "''"}, "url": {"'http://lists.example.org'", "'ftp://127.0.0.1/'", "'https://a:b@lists.example.org/'", "7"}, "file": {"'drop.txt'", "7"},
+		"format": {"'xml'", "7"}, "column": {"0", "'1'", "true"}, "separator": {"'||'", "7"}, "path": {"'a[0]'", "7"}, "ca": {"'ca.pem'", "7"}, "key_file": {"'key'", "7"},
+		"interval": {"'forever'", "60"}, "bantime": {"'forever'", "'1h'"}, "max_bytes": {"0", "'64M'"}, "max_entries": {"0"}, "max_change": {"0", "'50 %'"},
 	}
 	settings["fleet"] = []string{"'web'", "{ name = 'a b', url = 'nats://x' }", "{ url = 'nats://x' }", "{ name = 'web' }"}
 	fleet := map[string][]string{
@@ -320,6 +328,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 	}{
 		{SettingsFile, "# first\n%s\n", "", 2, settings},
 		{SettingsFile, "[fleet]\n%s\n", "fleet.", 2, fleet},
+		{SettingsFile, "[[feed]]\n%s\n", "feed[0].", 2, feed},
 		{"jail.d/x.toml", "[defaults]\n%s\n[jail.x]\n" + rest, "defaults.", 2, limits},
 		{"jail.d/x.toml", "[jail.x]\n%s\n", "jail.x.", 2, jail},
 		{"jail.d/x.toml", "[jail.x]\n# growth\nincrement = { %s }\n" + rest, "jail.x.increment.", 3, growth},
@@ -331,6 +340,23 @@ func TestEveryOptionRefuses(t *testing.T) {
 					if k != key {
 						text += fmt.Sprintf("%s = %q\n", k, v)
 					}
+				}
+			}
+			if c.key == "feed[0]." {
+				beside := map[string]string{"name": "name = 'x'\n", "url": "url = 'https://lists.example.org/x'\n"}
+				switch key {
+				case "file":
+					delete(beside, "url")
+				case "column", "separator":
+					beside["format"] = "format = 'csv'\n"
+				case "path":
+					beside["format"] = "format = 'json'\n"
+				case "key_file":
+					beside["format"] = "format = 'crowdsec'\n"
+				}
+				delete(beside, key)
+				for _, l := range beside {
+					text += l
 				}
 			}
 			if c.key == "jail.x." {
@@ -478,11 +504,11 @@ func TestDurations(t *testing.T) {
 }
 
 func TestLineIndex(t *testing.T) {
-	const text = "# first\na = 1\n\"b c\" = '''\nx = 1\n''' # end\n[t.'u.v'] # table\nd.e = [ # list\n  \"x # ]\", # one\n\n  'y',\n  [1,\n 2] ]\nf = { g = 1, h = [\n3 ] }\n[[k]]\nm = \"\"\"\\\"\"\"\"\nn = 1979-05-27T07:32:00Z\n"
+	const text = "# first\na = 1\n\"b c\" = '''\nx = 1\n''' # end\n[t.'u.v'] # table\nd.e = [ # list\n  \"x # ]\", # one\n\n  'y',\n  [1,\n 2] ]\nf = { g = 1, h = [\n3 ] }\n[[k]]\nm = \"\"\"\\\"\"\"\"\nn = 1979-05-27T07:32:00Z\n[[k]]\nm = 1\n"
 	got := lineIndex(text)
 	for key, line := range map[string]int{
-		"a": 2, "b c": 3, "t.u.v": 6, "t.u.v.d.e": 7, "t.u.v.d.e[0]": 8, "t.u.v.d.e[1]": 10, "t.u.v.d.e[2][1]": 12, "t.u.v.f.g": 13, "t.u.v.f.h[0]": 14, "k.m": 16, "k.n": 17,
-		"k.n.missing": 17, "nothing": 0,
+		"a": 2, "b c": 3, "t.u.v": 6, "t.u.v.d.e": 7, "t.u.v.d.e[0]": 8, "t.u.v.d.e[1]": 10, "t.u.v.d.e[2][1]": 12, "t.u.v.f.g": 13, "t.u.v.f.h[0]": 14, "k": 15, "k[0].m": 16, "k[0].n": 17,
+		"k[0].n.missing": 17, "k[1]": 18, "k[1].m": 19, "nothing": 0,
 	} {
 		if got.of(key) != line {
 			t.Errorf("%s is in line %d, want %d", key, got.of(key), line)

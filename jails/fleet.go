@@ -72,9 +72,10 @@ func (s FleetServer) Cluster() (at netip.AddrPort, ok bool) {
 // checked against, and our own certificate with its key.
 type FleetTLS struct{ CA, Cert, Key string }
 
-// Shares says whether a jail is among those of a list.
+// Shares says whether a jail is among those of a list. Each host reads its
+// feeds itself.
 func Shares(list []string, jail string) bool {
-	return slices.Contains(list, "*") || slices.Contains(list, jail)
+	return !ByFeed(jail) && (slices.Contains(list, "*") || slices.Contains(list, jail))
 }
 
 // fleetName is what a fleet and its hosts may be called: a part of a subject

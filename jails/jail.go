@@ -243,6 +243,8 @@ type Settings struct {
 	// Places are database files that tell where addresses are; none: nothing
 	// is known about that.
 	Places []string
+	// Feeds are lists of others that are banned.
+	Feeds []Feed
 	// Fleet says with whom bans are shared.
 	Fleet Fleet
 }

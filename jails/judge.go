@@ -102,6 +102,7 @@ type jail struct {
 	conf    *Jail      // nil: not configured, as Manual
 	ignore  *bart.Lite // the configured ones
 	named   *bart.Lite // what its IgnoreNames stand for
+	feed    bool       // a feed's: its list is kept elsewhere, and has no history
 	tracks  map[netip.Prefix]*track
 	windows trackList // those with failures, stalest first
 	past    trackList // those that only have strikes
@@ -159,7 +160,7 @@ func (j *Judge) jail(name string) *jail {
 	js := j.jails[name]
 	if js == nil {
 		js = &jail{
-			name: name, tracks: map[netip.Prefix]*track{},
+			name: name, feed: ByFeed(name), tracks: map[netip.Prefix]*track{},
 			windows: trackList{total: &j.tracked}, past: trackList{total: &j.past},
 		}
 		j.jails[name] = js
@@ -482,7 +483,7 @@ func (j *Judge) impose(b Ban, now time.Time, strike bool) (Ban, error) {
 	}
 	t.ban = &ban{
 		since: b.Since.UnixNano(), until: until, fixed: true,
-		strikes: t.strikes, failures: b.Failures, pattern: b.Pattern, evidence: b.Evidence, from: b.From, bulk: b.Bulk, index: -1,
+		strikes: t.strikes, failures: b.Failures, pattern: b.Pattern, evidence: b.Evidence, from: b.From, bulk: b.Bulk || js.feed, index: -1,
 	}
 	t.window = nil
 	j.stand(t)

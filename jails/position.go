@@ -83,6 +83,7 @@ func (s *scanner) comment() {
 
 func (s *scanner) document() {
 	table := ""
+	arrays := map[string]int{}
 	for {
 		s.space(true)
 		if s.done() {
@@ -90,10 +91,16 @@ func (s *scanner) document() {
 		}
 		line := s.line
 		if s.peek() == '[' {
-			for s.peek() == '[' {
+			brackets := 0
+			for ; s.peek() == '['; brackets++ {
 				s.next()
 			}
 			table = s.key()
+			if brackets == 2 {
+				s.note(table, line)
+				arrays[table]++
+				table = fmt.Sprintf("%s[%d]", table, arrays[table]-1)
+			}
 			for i, c := range table {
 				if c == '.' {
 					s.note(table[:i], line)

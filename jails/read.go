@@ -401,6 +401,7 @@ func (l *loader) readSettings() Settings {
 		s.Places = textsOf(items)
 	}
 	r.fleet(&s.Fleet)
+	r.feeds(&s.Feeds)
 	r.duration("remember", &s.Remember, true)
 	if s.Remember == Forever {
 		s.Remember = 0

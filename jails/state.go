@@ -66,7 +66,11 @@ func (k eventKey) String() string {
 	return fmt.Sprintf("%s %s %s %s", HistoryKey(time.Unix(0, k.at)), k.kind, k.jail, k.prefix)
 }
 
-func (j *Judge) event(e Event) { j.events[e.key()] = &e }
+func (j *Judge) event(e Event) {
+	if !ByFeed(e.Ban.Jail) {
+		j.events[e.key()] = &e
+	}
+}
 
 // banEvent is the event of a ban's beginning.
 func banEvent(b Ban) Event {
@@ -78,7 +82,7 @@ func banEvent(b Ban) Event {
 
 // touch marks a track as changed.
 func (j *Judge) touch(t *track) {
-	if !t.changed {
+	if !t.changed && !t.jail.feed {
 		t.changed, t.at = true, len(j.changed)
 		j.changed = append(j.changed, t)
 	}

@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"xdpban/internal/host":     {},
 	"xdpban/internal/network":  {},
 	"xdpban/internal/place":    {},
+	"xdpban/internal/feed":     {},
 	"xdpban/internal/lab":      {},
 	"xdpban/internal/fleet/server": {
 		"xdpban/jails", "xdpban/matcher",

@@ -70,6 +70,7 @@ type grammar struct {
 	Policy   policyCmd   `cmd:"" group:"Running" help:"Choose who gets in: everybody but the banned, or the allowlist only."`
 	Service  serviceCmd  `cmd:"" group:"Running" help:"Make xdpban a systemd service, where no package did."`
 	Fleet    fleetCmd    `cmd:"" group:"Running" help:"Look at the fleet that bans are shared with, or eject a host of it."`
+	Feed     feedCmd     `cmd:"" group:"Running" help:"Look at the lists of others that are banned, and confirm a list that is held."`
 	Doctor   doctorCmd   `cmd:"" group:"Running" help:"Check what this machine offers, and say how to fix what is missing."`
 
 	Convert    convertCmd    `cmd:"" group:"Other" help:"Write another system's jails as xdpban's."`

@@ -293,6 +293,7 @@ func (fakeDaemon) Status(context.Context) (control.Status, error) {
 		},
 		Sources:  []control.Source{{Stream: "/var/log/auth.log", Jails: []string{"sshd"}, Lines: 4000, Lag: control.Duration(time.Millisecond)}},
 		Problems: []string{"eth1 isn't there", "fleet web: the connection was lost"},
+		Feeds:    []control.Feed{{Name: "drop", Entries: 1400, Bans: 1398}},
 		Fleet: &control.Fleet{
 			Name: "web", Host: "web1", Server: "nats://192.0.2.5:4222", Synced: true, Waiting: 2, Bans: 1, Published: 1234, Received: 5,
 			Rejected: map[string]uint64{"too_wide": 3},
@@ -389,6 +390,18 @@ func (fakeDaemon) Eject(_ context.Context, r control.EjectRequest) error {
 	}
 	return nil
 }
+func (fakeDaemon) Feeds(context.Context) ([]control.Feed, error) {
+	now := time.Now()
+	return []control.Feed{
+		{Name: "drop", Source: "https://lists.example.org/drop.txt", Entries: 1400, Bans: 1398, Refused: 2, Bad: 1,
+			Fetched: control.Time{Time: now.Add(-time.Minute)}, Next: control.Time{Time: now.Add(time.Hour)}, Holding: true, Held: 1, Dropped: control.Verdict{Packets: 1234}},
+		{Name: "own", Source: "/etc/xdpban/own.txt", Error: "no such\x1b[2J file"},
+	}, nil
+}
+func (fakeDaemon) ConfirmFeed(_ context.Context, r control.FeedRequest) error {
+	return fmt.Errorf("%w: feed %s: no list waits for confirmation", control.ErrNotFound, r.Name)
+}
+func (fakeDaemon) FetchFeed(context.Context, control.FeedRequest) error { return nil }
 func (fakeDaemon) Reload(context.Context) (control.ReloadResult, error) {
 	return control.ReloadResult{Jails: []string{"sshd"}, Warnings: []string{"careful"}}, nil
 }

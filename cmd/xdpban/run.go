@@ -25,6 +25,7 @@ import (
 	"xdpban/bpf"
 	"xdpban/internal/control"
 	"xdpban/internal/daemon"
+	"xdpban/internal/feed"
 	"xdpban/internal/fleet"
 	"xdpban/internal/host"
 	"xdpban/internal/network"
@@ -81,6 +82,9 @@ func (c *runCmd) Run(a *app) error {
 
 	outside := network.Network{Socket: c.NetSocket}
 	var shared *fleet.Fleet
+	lists := feed.New(feed.Options{
+		Version: version, Dir: filepath.Join(s.StateDir, "feeds"), Dial: outside.Dial, Most: int(s.MaxBans / 2), Log: log, Now: time.Now,
+	})
 	options := daemon.Options{
 		Version:   version,
 		Load:      load,
@@ -92,6 +96,7 @@ func (c *runCmd) Run(a *app) error {
 			DefaultInterfaces: host.DefaultInterfaces, Watch: host.Watch,
 		},
 		Places:      &places{},
+		Feeds:       feeds{lists},
 		LedgerPath:  filepath.Join(s.StateDir, "ledger.db"),
 		HaveJournal: haveJournal,
 		Lookup:      outside.Lookup,
@@ -124,6 +129,7 @@ func (c *runCmd) Run(a *app) error {
 		if shared != nil {
 			besides.Go(func() { shared.Run(ctx, d) })
 		}
+		besides.Go(func() { lists.Run(ctx, d) })
 		go serve(ctx, d, s, "metrics", s.Metrics, outside, log, func(string) (http.Handler, error) { return web.Metrics(d, log) })
 		go serve(ctx, d, s, "web", s.Web, outside, log, func(token string) (http.Handler, error) { return web.Page(d, token, log) })
 		go serve(ctx, d, s, "publish", s.Publish, outside, log, func(string) (http.Handler, error) { return web.Lists(d, blocklist.changes.Load, log), nil })

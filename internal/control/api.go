@@ -51,6 +51,12 @@ type Daemon interface {
 	Import(ctx context.Context, r ImportRequest) (ImportResult, error)
 	// Eject says whether a host of the fleet is no longer to be heeded.
 	Eject(ctx context.Context, r EjectRequest) error
+	// Feeds tells of the feeds, with all that their bans have dropped.
+	Feeds(ctx context.Context) ([]Feed, error)
+	// ConfirmFeed takes the list of a feed that waits for that, and FetchFeed
+	// looks at its source now.
+	ConfirmFeed(ctx context.Context, r FeedRequest) error
+	FetchFeed(ctx context.Context, r FeedRequest) error
 	// Reload reads the configuration again. On an error the old one goes on.
 	Reload(ctx context.Context) (ReloadResult, error)
 }
@@ -287,6 +293,36 @@ type Status struct {
 	Held uint64 `json:"held"`
 	// Fleet is the sharing of bans; null without it.
 	Fleet *Fleet `json:"fleet"`
+	// Feeds are the lists of others. Here Dropped is that of bans that have
+	// ended.
+	Feeds []Feed `json:"feeds,omitempty"`
+}
+
+// Feed is a list of others at a glance. Its bans are those of the jail
+// "feed:NAME".
+type Feed struct {
+	Name    string `json:"name"`
+	Source  string `json:"source"` // a URL or a file
+	Format  string `json:"format"`
+	Entries int    `json:"entries"` // of the last good list
+	Bad     int    `json:"bad"`     // lines of it that make no sense
+	Bans    int    `json:"bans"`    // in force
+	Refused int    `json:"refused"` // entries that are never banned here
+	Fetched Time   `json:"fetched"` // when the source last had the list; null: never
+	Next    Time   `json:"next"`    // when it is looked at again
+	// Holding says that another list waits to be confirmed, which has Held
+	// entries.
+	Holding bool    `json:"holding"`
+	Held    int     `json:"held,omitempty"`
+	Error   string  `json:"error,omitempty"` // of the last look
+	Looks   uint64  `json:"looks"`           // since the start
+	Failed  uint64  `json:"failed"`          // of them
+	Dropped Verdict `json:"dropped"`
+}
+
+// FeedRequest names a feed.
+type FeedRequest struct {
+	Name string `json:"name"`
 }
 
 // Fleet is the sharing of bans with other hosts at a glance.

@@ -186,6 +186,21 @@ func (c *Client) Eject(ctx context.Context, r EjectRequest) error {
 	return c.call(ctx, "POST", "fleet/eject", nil, r, &struct{}{})
 }
 
+// Feeds tells of the feeds.
+func (c *Client) Feeds(ctx context.Context) (list []Feed, err error) {
+	return list, c.call(ctx, "GET", "feeds", nil, nil, &list)
+}
+
+// ConfirmFeed takes the list of a feed that waits to be confirmed.
+func (c *Client) ConfirmFeed(ctx context.Context, r FeedRequest) error {
+	return c.call(ctx, "POST", "feeds/confirm", nil, r, &struct{}{})
+}
+
+// FetchFeed looks at a feed's source now.
+func (c *Client) FetchFeed(ctx context.Context, r FeedRequest) error {
+	return c.call(ctx, "POST", "feeds/fetch", nil, r, &struct{}{})
+}
+
 // Reload makes the daemon read its configuration again.
 func (c *Client) Reload(ctx context.Context) (res ReloadResult, err error) {
 	return res, c.call(ctx, "POST", "reload", nil, struct{}{}, &res)

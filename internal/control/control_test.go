@@ -35,6 +35,7 @@ type fake struct {
 	unban   []netip.Prefix
 	imports ImportRequest
 	eject   EjectRequest
+	feed    FeedRequest
 }
 
 func (f *fake) Status(context.Context) (Status, error) { return Status{Version: "1", PID: 7}, f.err }
@@ -72,8 +73,11 @@ func (f *fake) Import(_ context.Context, r ImportRequest) (ImportResult, error) 
 	f.imports = r
 	return ImportResult{Added: len(r.Bans)}, f.err
 }
-func (f *fake) Eject(_ context.Context, r EjectRequest) error { f.eject = r; return f.err }
-func (f *fake) Reload(context.Context) (ReloadResult, error)  { return ReloadResult{}, f.err }
+func (f *fake) Eject(_ context.Context, r EjectRequest) error      { f.eject = r; return f.err }
+func (f *fake) Feeds(context.Context) ([]Feed, error)              { return []Feed{{Name: "drop"}}, f.err }
+func (f *fake) ConfirmFeed(_ context.Context, r FeedRequest) error { f.feed = r; return f.err }
+func (f *fake) FetchFeed(_ context.Context, r FeedRequest) error   { f.feed = r; return f.err }
+func (f *fake) Reload(context.Context) (ReloadResult, error)       { return ReloadResult{}, f.err }
 
 // serve runs a daemon on a socket in a folder of the test's own.
 func serve(t *testing.T, d Daemon, s Socket) *Client {

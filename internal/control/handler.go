@@ -44,6 +44,9 @@ func newHandler(d Daemon, s Socket, log *slog.Logger) http.Handler {
 	mux.HandleFunc("POST /v1/disallow", h.write(h.disallow))
 	mux.HandleFunc("POST /v1/import", h.write(h.importBans))
 	mux.HandleFunc("POST /v1/fleet/eject", h.write(h.eject))
+	mux.HandleFunc("GET /v1/feeds", h.read(h.feeds))
+	mux.HandleFunc("POST /v1/feeds/confirm", h.write(h.confirmFeed))
+	mux.HandleFunc("POST /v1/feeds/fetch", h.write(h.fetchFeed))
 	mux.HandleFunc("POST /v1/reload", h.write(h.reload))
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, fmt.Errorf("%w: no such call: %s %s", ErrNotFound, r.Method, r.URL.Path))
@@ -327,6 +330,29 @@ func (h *handler) eject(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("%w: %q can't be the name of a host in a fleet", ErrInvalid, q.Host)
 	}
 	return struct{}{}, h.daemon.Eject(r.Context(), q)
+}
+
+func (h *handler) feeds(r *http.Request) (any, error) {
+	if _, err := query(r); err != nil {
+		return nil, err
+	}
+	return h.daemon.Feeds(r.Context())
+}
+
+func (h *handler) confirmFeed(r *http.Request) (any, error) {
+	var q FeedRequest
+	if err := body(r, &q); err != nil {
+		return nil, err
+	}
+	return struct{}{}, h.daemon.ConfirmFeed(r.Context(), q)
+}
+
+func (h *handler) fetchFeed(r *http.Request) (any, error) {
+	var q FeedRequest
+	if err := body(r, &q); err != nil {
+		return nil, err
+	}
+	return struct{}{}, h.daemon.FetchFeed(r.Context(), q)
 }
 
 func (h *handler) reload(r *http.Request) (any, error) {

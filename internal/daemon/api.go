@@ -62,6 +62,8 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 		for _, key := range slices.Sorted(maps.Keys(d.problems)) {
 			s.Problems = append(s.Problems, d.problems[key])
 		}
+		s.Feeds = d.o.Feeds.Status()
+		d.counted(s.Feeds, stats, d.drops)
 	})
 	if d.o.Fleet != nil {
 		s.Fleet = d.o.Fleet.Status()
@@ -75,7 +77,7 @@ func (d *Daemon) List(ctx context.Context, q control.ListQuery) iter.Seq2[contro
 	return func(yield func(control.Ban, error) bool) {
 		if q.Jail != "" && q.Jail != jails.Manual && q.Jail != jails.ByFleet {
 			known := false
-			if err := d.do(ctx, func() { _, known = d.config.Jail(q.Jail) }); err != nil {
+			if err := d.do(ctx, func() { known = d.known(q.Jail) }); err != nil {
 				yield(control.Ban{}, err)
 				return
 			}
@@ -119,6 +121,14 @@ func (d *Daemon) List(ctx context.Context, q control.ListQuery) iter.Seq2[contro
 		}
 		flush()
 	}
+}
+
+// known says that there is a jail, or a feed, whose bans are called so.
+func (d *Daemon) known(jail string) bool {
+	if _, ok := d.config.Jail(jail); ok {
+		return true
+	}
+	return slices.ContainsFunc(d.config.Settings.Feeds, func(f jails.Feed) bool { return jails.FeedPrefix+f.Name == jail })
 }
 
 // Ports lists the blocked ports with what they have dropped.
@@ -695,6 +705,7 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 	}
 	d.judge.Reload(config)
 	d.followPlaces()
+	d.o.Feeds.Configure(config.Settings.Feeds)
 	d.problem("reload", nil)
 	d.problem("allowlist", d.refreshAllowed())
 	d.repair()

@@ -107,6 +107,17 @@ type Fleet interface {
 	Eject(host string, back bool) error
 }
 
+// Feeds keep lists of others in force. Package feed has them. All but Confirm
+// and Fetch wait for nothing.
+type Feeds interface {
+	Status() []control.Feed
+	Configure([]jails.Feed)
+	// Confirm takes the list that waits for that, and Fetch looks at a source
+	// now; both wait for what comes of it.
+	Confirm(ctx context.Context, feed string) error
+	Fetch(ctx context.Context, feed string) error
+}
+
 // Change is what has become of a ban: in force, over, or ended by somebody.
 type Change struct {
 	Event string // EventBan, EventUnban or EventOver
@@ -134,6 +145,7 @@ type Options struct {
 	// Changed hears, in the loop, of bans: it must not wait for anything.
 	Changed []func(Change)
 	Fleet   Fleet // nil: there is none
+	Feeds   Feeds
 	// Failed hears, in the loop, of failures of those who may be banned and
 	// aren't; nil: nobody wants to know.
 	Failed func(jail string, source netip.Prefix, at time.Time)
@@ -298,6 +310,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 
+	d.o.Feeds.Configure(config.Settings.Feeds)
 	ready()
 	d.log.Info("xdpban "+d.o.Version+" is up: "+d.summary(), "event", EventUp)
 	d.o.Notify("READY=1\nSTATUS=" + d.summary())
@@ -547,6 +560,9 @@ func (d *Daemon) enforce(bans []jails.Ban) {
 
 // changed tells what wants to know what has become of a ban.
 func (d *Daemon) changed(event string, e Entry) {
+	if jails.ByFeed(e.Jail) {
+		return // whoever wants to know reads the feed
+	}
 	for _, tell := range d.o.Changed {
 		tell(Change{event, e})
 	}

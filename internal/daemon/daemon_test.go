@@ -83,7 +83,7 @@ func (w *world) run() (d *Daemon, stop func()) {
 			}
 		}},
 		Failed:    w.failed,
-		Blocklist: w.kernel, Host: w.host.host(), Places: &w.places, LedgerPath: w.ledger,
+		Blocklist: w.kernel, Host: w.host.host(), Places: &w.places, Feeds: fakeFeeds{}, LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			if w.lookup != nil {

@@ -287,3 +287,11 @@ type fakePlaces struct {
 
 func (p *fakePlaces) Follow([]string) error            { return p.broken }
 func (p *fakePlaces) Find(addr netip.Addr) jails.Place { return p.of[addr] }
+
+// fakeFeeds are none.
+type fakeFeeds struct{}
+
+func (fakeFeeds) Status() []control.Feed                { return nil }
+func (fakeFeeds) Configure([]jails.Feed)                {}
+func (fakeFeeds) Confirm(context.Context, string) error { return nil }
+func (fakeFeeds) Fetch(context.Context, string) error   { return nil }

@@ -11,12 +11,15 @@ import (
 	"xdpban/jails"
 )
 
-// Walk tells, in the loop, of the bans that stand: of each jail's, where several
-// ban one prefix. done is called in the same turn.
+// Walk tells, in the loop, of the bans that stand but for feeds': of each jail's,
+// where several ban one prefix. done is called in the same turn.
 func (d *Daemon) Walk(ctx context.Context, each func(jails.Ban), done func()) error {
 	return d.do(ctx, func() {
 		now := d.o.Now()
 		for _, name := range d.judge.Jails() {
+			if jails.ByFeed(name) {
+				continue
+			}
 			for b := range d.judge.StandingOf(name) {
 				if !b.Over(now) {
 					each(b)

@@ -93,7 +93,15 @@ var (
 	fleetHostHeard = desc("fleet_host_heard_timestamp_seconds", "When a host last said that it is there.", "host")
 	fleetHostLag   = desc("fleet_host_lag_seconds", "How long a host's last word took, by both clocks.", "host")
 
+	feedEntries = desc("feed_entries", "Entries of a feed's last good list.", "feed")
+	feedRefused = desc("feed_refused_entries", "Entries of a feed that are never banned here.", "feed")
+	feedFetched = desc("feed_fetched_timestamp_seconds", "When a feed's source last had its list.", "feed")
+	feedHeld    = desc("feed_held", "1: another list of a feed waits to be confirmed.", "feed")
+	feedLooks   = desc("feed_looks_total", "Looks at a feed's source.", "feed")
+	feedFailed  = desc("feed_failed_looks_total", "Looks at a feed's source that failed.", "feed")
+
 	descs = []*prometheus.Desc{
+		feedEntries, feedRefused, feedFetched, feedHeld, feedLooks, feedFailed,
 		fleetConnected, fleetSynced, fleetWaiting, fleetBans, fleetSent, fleetReceived, fleetTold, fleetHeard, fleetRefused, fleetRejected,
 		fleetHostBans, fleetHostHeld, fleetHostHeard, fleetHostLag,
 		buildInfo, packets, octets, ifacePackets, ifaceBytes, attached, bansActive, bansTotal, failures, tracked, jailPackets, jailBytes,
@@ -141,6 +149,9 @@ func (c *collector) walk(ctx context.Context, s control.Status) (map[string]cont
 	known := map[string]bool{jails.Manual: true, jails.ByFleet: s.Fleet != nil}
 	for _, j := range s.Jails {
 		known[j.Name] = true
+	}
+	for _, f := range s.Feeds {
+		known[jails.FeedPrefix+f.Name] = true
 	}
 	began := c.clock()
 	sum := map[string]control.Verdict{}
@@ -261,6 +272,19 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		counter(bansTotal, float64(j.Total), j.Name)
 		counter(failures, float64(j.Failures), j.Name)
 		gauge(tracked, float64(j.Tracked), j.Name)
+	}
+	for _, f := range s.Feeds {
+		jail := jails.FeedPrefix + f.Name
+		dropped[jail] = f.Dropped
+		gauge(bansActive, float64(f.Bans), jail)
+		gauge(feedEntries, float64(f.Entries), f.Name)
+		gauge(feedRefused, float64(f.Refused), f.Name)
+		if !f.Fetched.IsZero() {
+			gauge(feedFetched, float64(f.Fetched.UnixMilli())/1000, f.Name)
+		}
+		gauge(feedHeld, truth(f.Holding), f.Name)
+		counter(feedLooks, float64(f.Looks), f.Name)
+		counter(feedFailed, float64(f.Failed), f.Name)
 	}
 	for jail, v := range dropped {
 		d, b := c.drops[jail], c.base[jail]

@@ -60,6 +60,7 @@ func readOptions(t *testing.T) []option {
 var optionPlaces = map[string][]string{
 	"xdpban.toml":                {"%s\n"},
 	"xdpban.toml: [fleet]":       {"[fleet]\n%s\n"},
+	"xdpban.toml: [[feed]]":      {"[[feed]]\n%s\n"},
 	"jail.d/*.toml: [jail.NAME]": {"[jail.x]\n%s\n"},
 	"[defaults], and every jail": {"[jail.x]\n%s\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n", "[defaults]\n%s\n[jail.x]\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n"},
 	"increment":                  {"[jail.x]\nincrement = { %s }\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n"},
@@ -102,6 +103,25 @@ func load(t *testing.T, place, setting, key string) (*jails.Config, jails.Proble
 			if k != key {
 				text += k + " = " + v + "\n"
 			}
+		}
+	case optionPlaces["xdpban.toml: [[feed]]"][0]:
+		file = "xdpban.toml"
+		rest := map[string]string{"name": `"x"`, "url": `"https://lists.example.org/x"`}
+		switch key {
+		case "file":
+			delete(rest, "url")
+		case "column":
+			rest["format"] = `"csv"`
+		case "separator":
+			rest["format"], rest["column"] = `"csv"`, "1"
+		case "path":
+			rest["format"] = `"json"`
+		case "key_file":
+			rest["format"] = `"crowdsec"`
+		}
+		delete(rest, key)
+		for k, v := range rest {
+			text += k + " = " + v + "\n"
 		}
 	}
 	if place == optionPlaces["jail.d/*.toml: [jail.NAME]"][0] {
@@ -165,8 +185,8 @@ func TestOptionsAreTrue(t *testing.T) {
 	for _, o := range options {
 		for _, place := range optionPlaces[o.table] {
 			unset, problems := load(t, place, "", o.key)
-			if slices.Contains([]string{"files", "failregex", "watches", "name", "url", "listen", "hosts"}, o.key) {
-				unset = nil // a jail needs one of them, a fleet and its server both
+			if slices.Contains([]string{"files", "failregex", "watches", "name", "url", "listen", "hosts", "file", "column", "path", "key_file"}, o.key) {
+				unset = nil // it can't be without
 			} else if problems != nil {
 				t.Fatalf("%s without %s: %v", o.table, o.key, problems)
 			}
