@@ -52,6 +52,8 @@ state_dir = "/var/lib/other"
 ignoreip = ["192.0.2.7", "198.51.100.9/24", "::ffff:203.0.113.1", "2001:db8::/48", "admin.example.org", "localhost"]
 ignoreself = false
 ignore_sessions = false
+ignore_gateways = true
+ignore_resolvers = true
 small = true
 max_bans = 5000
 max_tracked = 6000
@@ -289,7 +291,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 	}
 	settings := map[string][]string{
 		"interfaces": {"['eth 0']", "['averyveryverylongname']", "[1]"}, "mode": {"'offload2'", "true"}, "ignoreip": {"['1.2.3']", "['::/0']"}, "ignoreself": {"'no'"},
-		"ignore_sessions": {"'no'"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "small": {"'yes'", "1"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
+		"ignore_sessions": {"'no'"}, "ignore_gateways": {"'yes'"}, "ignore_resolvers": {"53"}, "socket_group": {"7"}, "socket_group_bans": {"'yes'"}, "small": {"'yes'", "1"}, "max_bans": {"0", "'many'"}, "max_tracked": {"0"},
 		"max_bans_per_minute": {"-1"}, "remember": {"'soon'", "0"}, "bpf_dir": {"'bpf'"}, "socket": {"'xdpban.sock'", "'/" + strings.Repeat("x", 107) + "'"}, "state_dir": {"'lib'"},
 		"metrics": {"'9477'", "9477", "'localhost:9477'", "'127.0.0.1:0'", "'0.0.0.0:9477'", "'[::]:9477'"}, "web": {"9478", "'192.0.2.1:9478'"}, "publish": {"9479", "'192.0.2.1:9479'"}, "token_file": {"'token'", "7"},
 	}

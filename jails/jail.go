@@ -227,6 +227,9 @@ type Settings struct {
 	// IgnoreSessions keeps the peers of established SSH sessions at start
 	// from being banned (default true).
 	IgnoreSessions bool
+	// IgnoreGateways keeps the gateways of the default routes from being
+	// banned, IgnoreResolvers the DNS servers that this host asks.
+	IgnoreGateways, IgnoreResolvers bool
 	// Small bounds what the kernel's maps and the daemon hold, for a machine
 	// with little memory: it makes the defaults of MaxBans and MaxTracked
 	// small ones, and the other maps small.

@@ -384,6 +384,8 @@ func (l *loader) readSettings() Settings {
 	r.ignoreIP(&s.IgnoreIP, &s.IgnoreNames)
 	r.flag("ignoreself", &s.IgnoreSelf)
 	r.flag("ignore_sessions", &s.IgnoreSessions)
+	r.flag("ignore_gateways", &s.IgnoreGateways)
+	r.flag("ignore_resolvers", &s.IgnoreResolvers)
 	if r.flag("small", &s.Small); s.Small {
 		s.MaxBans, s.MaxTracked = 8192, 10_000
 	}

@@ -93,6 +93,7 @@ func (c *runCmd) Run(a *app) error {
 		Blocklist: blocklist,
 		Host: daemon.Host{
 			Own: host.Addrs, SessionPeers: host.SessionPeers,
+			Gateways: host.Gateways, Resolvers: host.Resolvers,
 			DefaultInterfaces: host.DefaultInterfaces, Watch: host.Watch,
 		},
 		Places:      &places{},

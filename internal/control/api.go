@@ -238,7 +238,7 @@ type UnbanResult struct {
 }
 
 // Allow is one entry of the allowlist. Origin says who put it there:
-// "config", "own", "session" or "manual".
+// "config", "own", "session", "gateway", "resolver", "name" or "manual".
 type Allow struct {
 	Prefix netip.Prefix `json:"prefix"`
 	Origin string       `json:"origin"`

@@ -39,10 +39,12 @@ type Allow struct {
 
 // The origins of allowlist entries.
 const (
-	OriginConfig  = "config"  // ignoreip
-	OriginOwn     = "own"     // the host's own addresses
-	OriginSession = "session" // peers of SSH sessions at start
-	OriginManual  = "manual"  // xdpban allow
+	OriginConfig   = "config"   // ignoreip
+	OriginOwn      = "own"      // the host's own addresses
+	OriginSession  = "session"  // peers of SSH sessions at start
+	OriginGateway  = "gateway"  // of a default route
+	OriginResolver = "resolver" // a DNS server of this host's
+	OriginManual   = "manual"   // xdpban allow
 )
 
 // Blocklist is the kernel's list as the daemon needs it. Package bpf has it;
@@ -79,6 +81,8 @@ type Host struct {
 	Own func() ([]netip.Prefix, error)
 	// SessionPeers lists where logged-in SSH users come from.
 	SessionPeers func(context.Context) ([]netip.Addr, error)
+	// Gateways lists those of the default routes, Resolvers the DNS servers.
+	Gateways, Resolvers func() ([]netip.Addr, error)
 	// DefaultInterfaces names the default route's interfaces.
 	DefaultInterfaces func() ([]string, error)
 	// Watch calls changed when addresses, links or routes change.
@@ -209,8 +213,8 @@ type Daemon struct {
 	reading    *reading
 	active     []string // the jails that read something
 	streams    map[string]*stream
-	own        []netip.Prefix
 	session    []netip.Prefix
+	resolvers  []netip.Addr // as last put on the allowlist
 	names      []netip.Prefix
 	manual     map[netip.Prefix]bool // allowlisted by hand
 	allowed    map[netip.Prefix]string
@@ -387,10 +391,12 @@ func (d *Daemon) loop(ctx context.Context) error {
 }
 
 // tend looks for what nobody tells of: attachments taken away by somebody,
-// what came for jails that wait, new databases, and a clock that went on while timers stood
-// still, as they do when the machine is suspended.
+// what came for jails that wait, new databases, other DNS servers, and a clock
+// that went on while timers stood still, as they do when the machine is
+// suspended.
 func (d *Daemon) tend() {
 	d.expire()
+	d.watchResolvers()
 	d.repair()
 	d.follow()
 	d.followPlaces()

@@ -24,8 +24,20 @@ func (d *Daemon) findSessions(ctx context.Context) {
 	}
 	d.session = nil
 	for _, a := range peers {
-		d.session = append(d.session, netip.PrefixFrom(a, a.BitLen()))
+		d.session = append(d.session, single(a))
 		d.log.Info("never banned, since a user is logged in from there", "addr", a.String())
+	}
+}
+
+func single(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// watchResolvers follows the DNS servers.
+func (d *Daemon) watchResolvers() {
+	if !d.config.Settings.IgnoreResolvers {
+		return
+	}
+	if now, err := d.o.Host.Resolvers(); err != nil || !slices.Equal(now, d.resolvers) {
+		d.problem("allowlist", d.refreshAllowed())
 	}
 }
 
@@ -40,8 +52,28 @@ func (d *Daemon) refreshAllowed() error {
 	if !d.config.Settings.IgnoreSelf {
 		own = nil
 	}
-	d.own = own
+	var gateways, resolvers []netip.Prefix
+	if d.config.Settings.IgnoreGateways {
+		list, err := d.o.Host.Gateways()
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			gateways = append(gateways, single(a))
+		}
+	}
+	d.resolvers = nil
+	if d.config.Settings.IgnoreResolvers {
+		if d.resolvers, err = d.o.Host.Resolvers(); err != nil {
+			return err
+		}
+		for _, a := range d.resolvers {
+			resolvers = append(resolvers, single(a))
+		}
+	}
 	d.judge.SetAllowed(OriginOwn, own)
+	d.judge.SetAllowed(OriginGateway, gateways)
+	d.judge.SetAllowed(OriginResolver, resolvers)
 	d.judge.SetAllowed(OriginSession, d.session)
 	manual := slices.Collect(maps.Keys(d.manual))
 	d.judge.SetAllowed(OriginManual, manual)
@@ -54,6 +86,8 @@ func (d *Daemon) refreshAllowed() error {
 	}{
 		// Where one prefix has several reasons, the last one is shown.
 		{OriginOwn, own},
+		{OriginGateway, gateways},
+		{OriginResolver, resolvers},
 		{OriginSession, d.session},
 		{OriginName, d.names},
 		{OriginConfig, d.config.Settings.IgnoreIP},

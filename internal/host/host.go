@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -36,37 +37,51 @@ func Addrs() ([]netip.Prefix, error) {
 // ErrNoDefaultRoute says that no interface leads to the Internet.
 var ErrNoDefaultRoute = errors.New("no default route")
 
-// DefaultInterfaces names the interfaces of the default routes, IPv4's and
-// IPv6's, lowest metric first, each once.
-func DefaultInterfaces() ([]string, error) {
-	var names []string
+// defaultRoutes lists the default routes of the main table, IPv4's before
+// IPv6's, lowest metric first.
+func defaultRoutes() ([]netlink.Route, error) {
+	var all []netlink.Route
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return nil, fmt.Errorf("list routes: %w", err)
 		}
+		routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
+			if r.Dst == nil {
+				return false
+			}
+			ones, _ := r.Dst.Mask.Size()
+			return ones != 0
+		})
 		slices.SortStableFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
-		for _, r := range routes {
-			if r.Dst != nil {
-				if ones, _ := r.Dst.Mask.Size(); ones != 0 {
-					continue
-				}
+		all = append(all, routes...)
+	}
+	return all, nil
+}
+
+// DefaultInterfaces names the interfaces of the default routes, IPv4's and
+// IPv6's, lowest metric first, each once.
+func DefaultInterfaces() ([]string, error) {
+	routes, err := defaultRoutes()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, r := range routes {
+		indexes := []int{r.LinkIndex}
+		for _, hop := range r.MultiPath {
+			indexes = append(indexes, hop.LinkIndex)
+		}
+		for _, index := range indexes {
+			if index == 0 {
+				continue
 			}
-			indexes := []int{r.LinkIndex}
-			for _, hop := range r.MultiPath {
-				indexes = append(indexes, hop.LinkIndex)
+			link, err := netlink.LinkByIndex(index)
+			if err != nil {
+				return nil, fmt.Errorf("look up interface %d of the default route: %w", index, err)
 			}
-			for _, index := range indexes {
-				if index == 0 {
-					continue
-				}
-				link, err := netlink.LinkByIndex(index)
-				if err != nil {
-					return nil, fmt.Errorf("look up interface %d of the default route: %w", index, err)
-				}
-				if name := link.Attrs().Name; !slices.Contains(names, name) {
-					names = append(names, name)
-				}
+			if name := link.Attrs().Name; !slices.Contains(names, name) {
+				names = append(names, name)
 			}
 		}
 	}
@@ -74,6 +89,32 @@ func DefaultInterfaces() ([]string, error) {
 		return nil, ErrNoDefaultRoute
 	}
 	return names, nil
+}
+
+// Gateways lists the gateways of the default routes, sorted, but for
+// link-local ones, which nobody bans.
+func Gateways() ([]netip.Addr, error) {
+	routes, err := defaultRoutes()
+	if err != nil {
+		return nil, err
+	}
+	var list []netip.Addr
+	add := func(gw net.IP, via netlink.Destination) {
+		if v, ok := via.(*netlink.Via); ok {
+			gw = v.Addr
+		}
+		if a, ok := netip.AddrFromSlice(gw); ok && !a.IsUnspecified() && !a.IsLinkLocalUnicast() {
+			list = append(list, a.Unmap())
+		}
+	}
+	for _, r := range routes {
+		add(r.Gw, r.Via)
+		for _, hop := range r.MultiPath {
+			add(hop.Gw, hop.Via)
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list), nil
 }
 
 // Watch calls changed after addresses, links or routes change, once per burst

@@ -76,3 +76,15 @@ func TestAddrsHasLoopback(t *testing.T) {
 	}
 	t.Errorf("no 127.0.0.1 among own addresses %v", own)
 }
+
+func TestParseResolvConf(t *testing.T) {
+	got, err := parseResolvConf(strings.NewReader("# nameserver 192.0.2.9\nsearch example.org\nnameserver 192.0.2.53\nnameserver\tfe80::1%eth0 \n" +
+		"nameserver ::ffff:192.0.2.54\nnameserver dns.example.org\nnameserver\noptions edns0\nnameserver 2001:db8::53"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []netip.Addr{netip.MustParseAddr("192.0.2.53"), netip.MustParseAddr("fe80::1"), netip.MustParseAddr("192.0.2.54"), netip.MustParseAddr("2001:db8::53")}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
