@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -30,11 +31,34 @@ findtime  = "1h"
 bantime   = "1s"
 failregex = ['^ login failed from <ADDR>$']
 
+[jail.names]
+files     = ["/var/log/names.log"]
+maxretry  = 3
+findtime  = "1h"
+bantime   = "1s"
+usedns    = "yes"
+failregex = ['^ login failed from <HOST>$']
+
+[jail.asks]
+files         = ["/var/log/asks.log"]
+maxretry      = 3
+findtime      = "1h"
+bantime       = "1s"
+failregex     = ['^ login failed from <ADDR>$']
+ignorecommand = ["/run/lab/bin/ours", "<ip>"]
+
 [jail.sshd]
 journal   = ["_SYSTEMD_UNIT=ssh.service"]
 maxretry  = 3
 findtime  = "1h"
 bantime   = "1s"
+`
+
+// ours takes a while to say that those with an a at the end are ours.
+const ours = `#!/bin/sh
+sleep 0.1
+case "$1" in *a) exit 0;; esac
+exit 1
 `
 
 const (
@@ -46,7 +70,8 @@ const (
 // is killed again and again at random moments, in the midst of starting, of
 // reading and of writing its checkpoint, and is down for a while each time;
 // the logs rotate meanwhile in all the ways that leave what is unread
-// readable. The other one is left alone. In the end both have decided the
+// readable. Names take a while to be looked up, and an ignorecommand to
+// answer: that is interrupted, too. The other one is left alone. In the end both have decided the
 // same bans, at the same times, with the same strikes, for the same lines;
 // and they are those that follow from what was written.
 //
@@ -64,6 +89,7 @@ func TestKilledOrNot(t *testing.T) {
 	b.put("/etc/xdpban/xdpban.toml", `max_bans_per_minute = 0
 `)
 	b.put("/etc/xdpban/jail.d/kill.toml", killJails)
+	b.slowAnswers()
 	b.put("/etc/undisturbed/xdpban.toml", `max_bans_per_minute = 0
 interfaces = ["ref0"]
 bpf_dir = "/sys/fs/bpf/undisturbed"
@@ -164,6 +190,31 @@ func (b *bed) put(path, text string) {
 	}
 }
 
+// slowAnswers gives the server what the jails names and asks need.
+func (b *bed) slowAnswers() {
+	b.Helper()
+	b.put("/run/lab/bin/ours", ours)
+	b.run(b.server, "chmod", "755", "/run/lab/bin/ours")
+	b.put("/etc/resolv.conf", "nameserver 127.0.0.53\n")
+	startDNS(b, b.server, "127.0.0.53", func() time.Duration { return time.Duration(rand.IntN(200)) * time.Millisecond }, names())
+}
+
+// named is how many hosts fail under their names.
+const named = 20
+
+func name(i int) (host, addr string) {
+	return fmt.Sprintf("host%d.example.org", i), fmt.Sprintf("2001:db8:f::%x", i+1)
+}
+
+func names() map[string]netip.Addr {
+	m := map[string]netip.Addr{}
+	for i := range named + 1 { // the last is a sentinel
+		host, addr := name(i)
+		m[host] = netip.MustParseAddr(addr)
+	}
+	return m
+}
+
 // writer writes failures to logs that rotate, each in a way of its own, and
 // to the journal. It remembers them, and what happened to the logs.
 type writer struct {
@@ -173,8 +224,11 @@ type writer struct {
 
 	mu        sync.Mutex
 	logs      []*log
+	byName    *log                   // of the hosts that fail under their names
+	asks      *log                   // of those about whom an ignorecommand is asked
 	last      time.Time              // of the last line
 	wrote     map[string][]time.Time // by the address
+	jail      map[string]string      // by the address; none: app
 	where     map[string][]string    // by the address: log and time
 	cross     []string               // lines to come of addresses that fail in several logs
 	crossed   int
@@ -196,7 +250,9 @@ type log struct {
 func newWriter(t *testing.T, b *bed, seed uint64) *writer {
 	w := &writer{
 		bed: b, rnd: rand.New(rand.NewPCG(seed, 0)),
-		wrote: map[string][]time.Time{}, where: map[string][]string{},
+		wrote: map[string][]time.Time{}, where: map[string][]string{}, jail: map[string]string{},
+		byName: &log{name: "names", path: b.server.Path("/var/log/names.log")},
+		asks:   &log{name: "asks", path: b.server.Path("/var/log/asks.log")},
 	}
 	if err := os.MkdirAll(b.server.Path("/var/log/app"), 0o755); err != nil {
 		t.Fatal(err)
@@ -218,7 +274,7 @@ func newWriter(t *testing.T, b *bed, seed uint64) *writer {
 		w.logs = append(w.logs, l)
 	}
 	w.journal = toJournal(t, b)
-	for _, l := range w.logs {
+	for _, l := range append([]*log{w.byName, w.asks}, w.logs...) {
 		w.append(l, "started")
 	}
 	return w
@@ -249,8 +305,11 @@ func (w *writer) append(l *log, message string) time.Time {
 	return at
 }
 
-func (w *writer) fail(l *log, addr string) {
-	at := w.append(l, "login failed from "+addr)
+func (w *writer) fail(l *log, addr string) { w.failAs(l, addr, addr) }
+
+// failAs is fail under a name.
+func (w *writer) failAs(l *log, name, addr string) {
+	at := w.append(l, "login failed from "+name)
 	w.wrote[addr] = append(w.wrote[addr], at)
 	w.where[addr] = append(w.where[addr], fmt.Sprintf("%s %s", at.Format("15:04:05.000000"), l.name))
 }
@@ -283,11 +342,22 @@ func (w *writer) step() time.Duration {
 	case n < 25:
 		w.journal(fmt.Sprintf("Failed password for root from 203.0.113.%d port 40022 ssh2", 1+w.rnd.IntN(12)))
 		w.lines++
+	case n < 33:
+		host, addr := name(w.rnd.IntN(named))
+		w.jail[addr] = "names"
+		w.failAs(w.byName, host, addr)
+	case n < 37:
+		w.ask(fmt.Sprintf("2001:db8:a::%x", 1+w.rnd.IntN(20)))
 	default:
 		// These come again and again, each in one log.
 		w.fail(l, fmt.Sprintf("198.51.100.%d", 1+i*10+w.rnd.IntN(10)))
 	}
 	return time.Duration(w.rnd.IntN(8)) * time.Millisecond
+}
+
+func (w *writer) ask(addr string) {
+	w.jail[addr] = "asks"
+	w.fail(w.asks, addr)
 }
 
 func (w *writer) until(what string, f func() bool) {
@@ -370,10 +440,15 @@ func (w *writer) finish() (sentinels []string) {
 			w.fail(l, addr)
 		}
 	}
+	const asked, logged = "2001:db8:e::101", "203.0.113.99"
+	host, addr := name(named)
+	w.jail[addr] = "names"
 	for range killRetry {
-		w.journal("Failed password for root from 203.0.113.99 port 40022 ssh2")
+		w.failAs(w.byName, host, addr)
+		w.ask(asked)
+		w.journal("Failed password for root from " + logged + " port 40022 ssh2")
 	}
-	return append(sentinels, "203.0.113.99")
+	return append(sentinels, addr, asked, logged)
 }
 
 // happened is a past ban, as `xdpban history --json` tells it.
@@ -455,12 +530,19 @@ func (w *writer) compare(a, b map[string]happened, nameA, nameB string) {
 }
 
 // compareModel checks bans against what follows from the lines of the logs:
-// each third failure bans, those within a ban count for nothing. The journal
-// gives its entries times of its own.
+// each third failure bans, those within a ban count for nothing, and ours are
+// spared. The journal gives its entries times of its own.
 func (w *writer) compareModel(bans map[string]happened) {
 	w.Helper()
 	want := map[string]bool{}
 	for addr, times := range w.wrote {
+		jail := w.jail[addr]
+		switch {
+		case jail == "":
+			jail = "app"
+		case jail == "asks" && strings.HasSuffix(addr, "a"):
+			continue
+		}
 		n, until := 0, time.Time{}
 		for _, at := range times {
 			if at.Before(until) {
@@ -468,13 +550,13 @@ func (w *writer) compareModel(bans map[string]happened) {
 			}
 			if n++; n == killRetry {
 				n, until = 0, at.Add(killBan)
-				want[fmt.Sprintf("%-16s app %s", addr, at.Format("15:04:05.000000"))] = true
+				want[fmt.Sprintf("%-16s %s %s", addr, jail, at.Format("15:04:05.000000"))] = true
 			}
 		}
 	}
 	wrong := 0
 	for key, e := range bans {
-		if e.Ban.Jail != "app" {
+		if !slices.Contains([]string{"app", "names", "asks"}, e.Ban.Jail) {
 			continue
 		}
 		if !want[key] {

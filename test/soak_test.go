@@ -22,7 +22,8 @@ import (
 const judgedSoak = 2 * time.Minute
 
 // TestSoak has the daemon at work for a while: strangers and regulars fail in
-// logs that rotate and in the journal, are banned for seconds and come again,
+// logs that rotate and in the journal, some under names that are looked up or
+// asking whether they are to be spared, are banned for seconds and come again,
 // in packets too; the daemon is reloaded and asked all sorts of things. In the
 // end memory, goroutines, descriptors and the kernel's list are as they were
 // half way.
@@ -40,6 +41,7 @@ func TestSoak(t *testing.T) {
 	b := newBedFor(t, length+3*time.Minute)
 	b.put("/etc/xdpban/xdpban.toml", "metrics = \"127.0.0.1:9477\"\nmax_bans_per_minute = 0\nmax_bans = 1000\nmax_tracked = 1000\n")
 	b.put("/etc/xdpban/jail.d/soak.toml", strings.ReplaceAll(killJails, `"1s"`, `"5s"`))
+	b.slowAnswers()
 	w := newWriter(t, b, uint64(time.Now().UnixNano()))
 	daemon := b.protect()
 
@@ -77,6 +79,11 @@ func TestSoak(t *testing.T) {
 			w.append(l, fmt.Sprintf("user %d has done this and that", i))
 		}
 		w.journal(fmt.Sprintf("Failed password for root from 203.0.113.%d port 40022 ssh2", 1+w.rnd.IntN(200)))
+		host, addr := name(w.rnd.IntN(named))
+		w.failAs(w.byName, host, addr)
+		if stranger%4 == 0 {
+			w.ask(fmt.Sprintf("2001:db8:a::%x", 1+w.rnd.IntN(20)))
+		}
 	})
 	every(time.Second, func() {
 		if l := w.logs[w.rnd.IntN(len(w.logs))]; l.rotate != nil {

@@ -229,6 +229,7 @@ type Daemon struct {
 	checkpoint checkpoint
 	questions  questions
 	kept       uint64 // failures that had to wait, so far
+	unnamed    int    // those whose names have no answer yet
 	braked     uint64 // bans held back, as last said
 	burst      burst
 	brakedAt   time.Time

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"maps"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,17 @@ func (k *kernelList) reboot() {
 	k.epoch++
 	clear(k.bans)
 	clear(k.allow)
+}
+
+// copy is the list from now on, without whoever changes this one.
+func (k *kernelList) copy() *kernelList {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c := newKernelList()
+	c.epoch, c.capacity = k.epoch, k.capacity
+	maps.Copy(c.bans, k.bans)
+	maps.Copy(c.allow, k.allow)
+	return c
 }
 
 func (k *kernelList) touch() {

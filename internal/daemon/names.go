@@ -39,7 +39,10 @@ func (d *Daemon) byName(jail string, f *matcher.Failure) bool {
 	if !ok || j.UseDNS != jails.DNSYes && j.UseDNS != jails.DNSWarn {
 		return false
 	}
-	if len(d.named) < cap(d.named) { // nobody else puts anything there
+	// The one that is being looked up counts, too: they must all have room again
+	// after a restart.
+	if d.unnamed < lookupQueue {
+		d.unnamed++
 		f = f.Clone()
 		d.named <- named{d.keep(kindNamed, jail, f), jail, f}
 		d.problem("names", nil)
@@ -86,6 +89,7 @@ func (d *Daemon) resolveFailures(ctx context.Context) {
 				return // it is looked up again at the next start
 			}
 			_ = d.do(ctx, func() { // only ended together with ctx
+				d.unnamed--
 				d.drop(kindNamed, n.key)
 				for _, addr := range a.addrs {
 					f := n.failure.Clone()
