@@ -12,7 +12,9 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -300,6 +302,126 @@ exec journalctl "$@"
 			t.Fatalf("line %d is %q", i, m)
 		}
 	}
+}
+
+// TestJournalUnderLoad: while journald rotates under a flood of entries and
+// what was read is vacuumed, each entry comes once and in order, and memory is
+// the same after the first tenth and in the end: ours, and journalctl's.
+//
+// XDPBAN_ENTRIES sets how many there are.
+func TestJournalUnderLoad(t *testing.T) {
+	total := 40_000
+	if s := os.Getenv("XDPBAN_ENTRIES"); s != "" {
+		var err error
+		if total, err = strconv.Atoi(s); err != nil {
+			t.Fatalf("XDPBAN_ENTRIES: %v", err)
+		}
+	}
+	d := journaltest.Start(t)
+	j, err := NewJournal(JournalOptions{Directory: d.Dir, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		Selections: []Selection{{Name: "a", Matches: []string{"SYSLOG_IDENTIFIER=a"}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	begun, read := make(chan struct{}, 1), make(chan int, 1)
+	done := make(chan error, 1)
+	next := 0
+	go func() {
+		done <- j.Run(ctx, nil, func(b Block) error {
+			if len(b.Lines) == 0 {
+				begun <- struct{}{}
+			}
+			for line := range bytes.Lines(b.Lines) {
+				line = bytes.TrimSuffix(line, []byte("\n"))
+				if n, err := strconv.Atoi(string(line[bytes.LastIndexByte(line, ' ')+1:])); err != nil || n != next {
+					return fmt.Errorf("entry %d comes as %q", next, line)
+				}
+				next++
+			}
+			select {
+			case <-read: // nobody has looked at it
+			default:
+			}
+			read <- next
+			return nil
+		})
+	}()
+	<-begun
+	var first [2]int64
+	const burst = 4000 // all of it is read before what was rotated meanwhile is vacuumed
+	rotations := 0
+	for sent := 0; sent < total; {
+		var rotating sync.WaitGroup
+		for i := range burst {
+			if i%(burst/4) == burst/8 {
+				rotating.Wait()
+				rotating.Go(d.Rotate)
+				rotations++
+			}
+			d.Send(fmt.Sprintf("Failed password for root from 192.0.2.1 port 40022 ssh2: %d", sent), "SYSLOG_IDENTIFIER=a")
+			sent++
+		}
+		rotating.Wait()
+		late := time.After(time.Minute)
+		for n := 0; n < sent; {
+			select {
+			case n = <-read:
+			case err := <-done:
+				t.Fatal(err)
+			case <-late:
+				t.Fatalf("%d of %d entries are read", n, sent)
+			}
+		}
+		d.Vacuum()
+		if sent >= total/10 && first == [2]int64{} {
+			first = [2]int64{heap(), anonymous(t, "journalctl")}
+		}
+	}
+	last := [2]int64{heap(), anonymous(t, "journalctl")}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	t.Logf("%d entries, %d rotations; heap %d kB after a tenth, %d kB in the end; journalctl %d kB, %d kB",
+		next, rotations, first[0]>>10, last[0]>>10, first[1]>>10, last[1]>>10)
+	for i, what := range []string{"our heap", "journalctl's memory"} {
+		if last[i] > first[i]+first[i]/4+1<<20 {
+			t.Errorf("%s has grown from %d to %d kB", what, first[i]>>10, last[i]>>10)
+		}
+	}
+}
+
+func heap() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}
+
+// anonymous is the memory of our children of a name that isn't of files.
+func anonymous(t *testing.T, name string) (sum int64) {
+	t.Helper()
+	tasks, err := filepath.Glob("/proc/self/task/*/children")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		list, _ := os.ReadFile(task) // a thread that has ended has none
+		for pid := range strings.FieldsSeq(string(list)) {
+			status, _ := os.ReadFile("/proc/" + pid + "/status")
+			if !strings.HasPrefix(string(status), "Name:\t"+name+"\n") {
+				continue
+			}
+			_, rest, _ := strings.Cut(string(status), "\nRssAnon:")
+			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum += kb << 10
+		}
+	}
+	return sum
 }
 
 func TestJournalctlMissing(t *testing.T) {
