@@ -126,6 +126,7 @@ func (f *Files) Run(ctx context.Context, resume map[string]Position, emit Emit) 
 		if err := r.sleep(ctx, deadline); err != nil {
 			return err
 		}
+		r.pace.wait(ctx, time.Now())
 	}
 	return ctx.Err()
 }
@@ -141,7 +142,8 @@ type reader struct {
 	queue   []*stream // those that have something to read, in turn
 	leaving []*file   // rotated files that are closed once they are quiet
 	deaf    bool      // some file can't be watched
-	begun   int64     // Unix nanoseconds
+	pace    pace
+	begun   int64 // Unix nanoseconds
 	buf     []byte
 }
 
