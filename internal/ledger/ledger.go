@@ -11,18 +11,21 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// Schema is the version of what the records mean.
-const Schema = "1"
+// Schema is the version of what the records mean and where they are. Schema 1
+// had no recent ones.
+const Schema = "2"
 
 var (
 	// ErrLocked says that another process holds the ledger.
@@ -50,6 +53,9 @@ type Record struct {
 type Ledger struct {
 	db   *bbolt.DB
 	path string
+
+	writing sync.Mutex // a checkpoint
+	recent  recent     // who writes has it
 }
 
 // Open opens or makes the ledger file, and its folder, readable by its owner
@@ -107,6 +113,9 @@ func (l *Ledger) open() (err error) {
 	if err := l.db.View(l.check); err != nil {
 		return err
 	}
+	if err := l.db.View(l.recent.measure); err != nil {
+		return err
+	}
 	return l.db.Update(func(tx *bbolt.Tx) error {
 		meta, err := tx.CreateBucketIfNotExists([]byte(metaKind))
 		if err != nil {
@@ -116,10 +125,14 @@ func (l *Ledger) open() (err error) {
 		if sealed == nil {
 			return meta.Put([]byte(schemaKey), seal([]byte(schemaKey), []byte(Schema)))
 		}
-		if have := string(sealed[crcSize:]); have != Schema {
+		switch have := string(sealed[crcSize:]); have {
+		case Schema:
+			return nil
+		case "1":
+			return meta.Put([]byte(schemaKey), seal([]byte(schemaKey), []byte(Schema)))
+		default:
 			return fmt.Errorf("%w: it has %q and this xdpban knows %q; run the xdpban that wrote it, or move the file away to start anew", ErrSchema, have, Schema)
 		}
-		return nil
 	})
 }
 
@@ -134,7 +147,11 @@ func (l *Ledger) check(tx *bbolt.Tx) error {
 	return tx.ForEach(func(kind []byte, b *bbolt.Bucket) error {
 		var last []byte
 		return b.ForEach(func(k, v []byte) error {
-			if _, err := unseal(k, v); err != nil {
+			content, err := unseal(k, v)
+			if err == nil && string(kind) == recentKind {
+				err = eachPacked(content, func(string, []byte, []byte) {})
+			}
+			if err != nil {
 				return fmt.Errorf("%s: %w", kind, err)
 			}
 			if last != nil && bytes.Compare(last, k) >= 0 {
@@ -174,35 +191,45 @@ func (l *Ledger) Close() error {
 }
 
 // Commit writes a checkpoint: all of it or, on an error, nothing of it. It
-// returns when it is on disk. It sorts the records, of which no two may have the
-// same kind and key.
+// returns when it is on disk. No two of the records may have the same kind and
+// key.
 func (l *Ledger) Commit(records []Record) error {
+	l.writing.Lock()
+	defer l.writing.Unlock()
+	var now recent
+	err := l.db.Update(func(tx *bbolt.Tx) (err error) {
+		now, err = l.recent.add(tx, records)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("write checkpoint to %s: %w", l.path, err)
+	}
+	l.recent = now
+	return nil
+}
+
+// put writes records each where its key belongs.
+func put(tx *bbolt.Tx, records []Record) error {
 	// A page takes in whatever one transaction puts there before it is split,
 	// as a sorted list: unsorted, a hundred thousand new keys move each other
 	// aside for minutes.
 	slices.SortFunc(records, func(a, b Record) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Key, b.Key))
 	})
-	err := l.db.Update(func(tx *bbolt.Tx) error {
-		for _, r := range records {
-			b, err := tx.CreateBucketIfNotExists([]byte(r.Kind))
-			if err != nil {
-				return fmt.Errorf("kind %q: %w", r.Kind, err)
-			}
-			b.FillPercent = 0.9 // history, the most of it, is written in the order of its keys
-			if r.Value == nil {
-				err = b.Delete([]byte(r.Key))
-			} else {
-				err = b.Put([]byte(r.Key), seal([]byte(r.Key), r.Value))
-			}
-			if err != nil {
-				return fmt.Errorf("%s %q: %w", r.Kind, r.Key, err)
-			}
+	for _, r := range records {
+		b, err := tx.CreateBucketIfNotExists([]byte(r.Kind))
+		if err != nil {
+			return fmt.Errorf("kind %q: %w", r.Kind, err)
 		}
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("write checkpoint to %s: %w", l.path, err)
+		b.FillPercent = 0.9 // history, the most of it, is written in the order of its keys
+		if r.Value == nil {
+			err = b.Delete([]byte(r.Key))
+		} else {
+			err = b.Put([]byte(r.Key), seal([]byte(r.Key), r.Value))
+		}
+		if err != nil {
+			return fmt.Errorf("%s %q: %w", r.Kind, r.Key, err)
+		}
 	}
 	return nil
 }
@@ -210,31 +237,61 @@ func (l *Ledger) Commit(records []Record) error {
 // Walk calls fn for each record of a kind in the order of keys, until fn
 // returns an error, which Walk returns. The value is valid until fn returns.
 func (l *Ledger) Walk(kind string, fn func(key string, value []byte) error) error {
-	return l.walk(kind, (*bbolt.Cursor).First, (*bbolt.Cursor).Next, fn)
+	return l.walk(kind, false, fn)
 }
 
 // WalkBack is Walk from the last key to the first.
 func (l *Ledger) WalkBack(kind string, fn func(key string, value []byte) error) error {
-	return l.walk(kind, (*bbolt.Cursor).Last, (*bbolt.Cursor).Prev, fn)
+	return l.walk(kind, true, fn)
 }
 
-func (l *Ledger) walk(kind string, start, step func(*bbolt.Cursor) (k, v []byte), fn func(string, []byte) error) error {
+func (l *Ledger) walk(kind string, back bool, fn func(string, []byte) error) error {
 	return l.db.View(func(tx *bbolt.Tx) error {
-		b := tx.Bucket([]byte(kind))
-		if b == nil {
+		newer, err := recentOf(tx, kind)
+		if err != nil {
+			return fmt.Errorf("read ledger %s: %w", l.path, err)
+		}
+		keys := slices.Sorted(maps.Keys(newer))
+		order := 1
+		if back {
+			slices.Reverse(keys)
+			order = -1
+		}
+		// upTo walks the recent records before key.
+		upTo := func(key []byte, all bool) error {
+			for len(keys) > 0 && (all || order*cmp.Compare(keys[0], string(key)) < 0) {
+				if v := newer[keys[0]]; v != nil {
+					if err := fn(keys[0], v); err != nil {
+						return err
+					}
+				}
+				keys = keys[1:]
+			}
 			return nil
 		}
-		c := b.Cursor()
-		for k, v := start(c); k != nil; k, v = step(c) {
-			value, err := unseal(k, v)
-			if err != nil {
-				return fmt.Errorf("read ledger %s: %s: %w", l.path, kind, err)
+		if b := tx.Bucket([]byte(kind)); b != nil {
+			c := b.Cursor()
+			first, next := c.First, c.Next
+			if back {
+				first, next = c.Last, c.Prev
 			}
-			if err := fn(string(k), value); err != nil {
-				return err
+			for k, v := first(); k != nil; k, v = next() {
+				if err := upTo(k, false); err != nil {
+					return err
+				}
+				if len(keys) > 0 && keys[0] == string(k) {
+					continue // there is a newer one
+				}
+				value, err := unseal(k, v)
+				if err != nil {
+					return fmt.Errorf("read ledger %s: %s: %w", l.path, kind, err)
+				}
+				if err := fn(string(k), value); err != nil {
+					return err
+				}
 			}
 		}
-		return nil
+		return upTo(nil, true)
 	})
 }
 
