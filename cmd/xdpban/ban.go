@@ -28,6 +28,7 @@ func (t *targets) read(a *app) ([]netip.Prefix, error) {
 	case t.File == "" && !stdin:
 		return parsePrefixes(t.Prefix)
 	}
+	var read amount
 	in, name := a.stdin, "standard input"
 	if t.File != "" && t.File != "-" {
 		f, err := os.Open(t.File)
@@ -36,9 +37,11 @@ func (t *targets) read(a *app) ([]netip.Prefix, error) {
 		}
 		defer f.Close()
 		in, name = f, t.File
+		read.size(f)
 	}
 	skipped := 0
-	list, err := parseList(in, func(line int, err error) error {
+	stop := a.progress(read.text)
+	list, err := parseList(counted{in, &read.done}, func(line int, err error) error {
 		if !t.SkipBad {
 			return usagef("line %d: %w; nothing was changed (--skip-bad goes on)", line, err)
 		}
@@ -47,6 +50,7 @@ func (t *targets) read(a *app) ([]netip.Prefix, error) {
 		}
 		return nil
 	})
+	stop()
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -79,7 +83,9 @@ func (c *banCmd) Run(a *app) error {
 		return err
 	}
 	defer bl.Close()
+	stop := a.changing(bl, len(list))
 	res, err := bl.Ban(a.ctx, control.BanRequest{Prefixes: list, Jail: c.Jail, For: control.Duration(c.For), SkipRefused: c.SkipBad})
+	stop()
 	if err != nil {
 		return err
 	}
@@ -160,7 +166,9 @@ func (c *unbanCmd) Run(a *app) error {
 	} else if len(c.Prefix) > 0 || c.File != "" {
 		return usagef("--all goes without addresses")
 	}
+	stop := a.changing(bl, len(r.Prefixes))
 	res, err := bl.Unban(a.ctx, r)
+	stop()
 	if err != nil {
 		return err
 	}

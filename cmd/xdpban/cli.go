@@ -95,6 +95,9 @@ type app struct {
 func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if isTerminal(stderr) {
+		stderr = &statusLine{w: stderr}
+	}
 	var g grammar
 	parser, err := kong.New(&g,
 		kong.Name("xdpban"),

@@ -118,6 +118,7 @@ type importCmd struct {
 }
 
 func (c *importCmd) Run(a *app) error {
+	var read amount
 	in, name := a.stdin, "standard input"
 	if c.File != "-" {
 		f, err := os.Open(c.File)
@@ -126,8 +127,11 @@ func (c *importCmd) Run(a *app) error {
 		}
 		defer f.Close()
 		in, name = f, c.File
+		read.size(f)
 	}
-	b, err := io.ReadAll(in)
+	stop := a.progress(read.text)
+	b, err := io.ReadAll(counted{in, &read.done})
+	stop()
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", name, err)
 	}
@@ -152,7 +156,9 @@ func (c *importCmd) Run(a *app) error {
 		return err
 	}
 	defer bl.Close()
+	stop = a.changing(bl, len(e.Bans))
 	res, err := bl.Import(a.ctx, control.ImportRequest{Bans: e.Bans, Replace: c.Replace, DryRun: c.DryRun, SkipRefused: c.SkipBad})
+	stop()
 	if err != nil {
 		return err
 	}

@@ -58,6 +58,10 @@ func messageID(event string) string {
 		return "4685115def69cfeb606f0391aab448d5"
 	case daemon.EventReload:
 		return "4e96eed6dab745318c9adf25910d2936"
+	case daemon.EventBacklog:
+		return "1d9d3ece38b34d2995ccfe4f343fe856"
+	case daemon.EventCurrent:
+		return "2902c0195d7b49db9af6d2edb8b72b67"
 	}
 	return ""
 }

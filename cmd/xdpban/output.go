@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"text/tabwriter"
 	"time"
@@ -16,6 +17,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
+
+	"xdpban/internal/control"
 )
 
 // harmless says that a terminal shows r and does nothing else: no control
@@ -218,12 +221,55 @@ func (m *amount) reading(lines *atomic.Uint64) func(time.Duration) string {
 	}
 }
 
-// progress shows on a terminal's standard error, twice a second, how far
-// something is, until stop is called, which wipes it away.
-func (a *app) progress(say func(elapsed time.Duration) string) (stop func()) {
-	if !isTerminal(a.stderr) {
-		return func() {}
+// size notes how large a file is that is about to be read.
+func (m *amount) size(f *os.File) {
+	if info, err := f.Stat(); err == nil && info.Mode().IsRegular() {
+		m.total.Store(info.Size())
 	}
+}
+
+// text says how far reading is where there are no lines to count.
+func (m *amount) text(elapsed time.Duration) string {
+	read := float64(m.done.Load()) / 1e6
+	return fmt.Sprintf("%.1f MB read, %.1f a second%s", read, read/elapsed.Seconds(), m.left(elapsed))
+}
+
+// statusLine is a terminal whose last line says how far something is. What else
+// is written goes above that.
+type statusLine struct {
+	mu   sync.Mutex
+	w    io.Writer
+	text string
+}
+
+// wipe goes to the beginning of the terminal's line and clears it.
+const wipe = "\r\x1b[K"
+
+func (l *statusLine) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.text == "" {
+		return l.w.Write(p)
+	}
+	if _, err := io.WriteString(l.w, wipe+string(p)+l.text); err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// show replaces the line.
+func (l *statusLine) show(text string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if text != "" || l.text != "" {
+		_, _ = io.WriteString(l.w, wipe+text) // nobody to tell, if not on this terminal
+	}
+	l.text = text
+}
+
+// keep shows twice a second what say says, until stop is called, which wipes it
+// away.
+func (l *statusLine) keep(say func(elapsed time.Duration) string) (stop func()) {
 	quit, gone := make(chan struct{}), make(chan struct{})
 	start := time.Now()
 	go func() {
@@ -233,9 +279,9 @@ func (a *app) progress(say func(elapsed time.Duration) string) (stop func()) {
 		for {
 			select {
 			case <-tick.C:
-				fmt.Fprintf(a.stderr, "\r%s\x1b[K", say(time.Since(start)))
+				l.show(say(time.Since(start)))
 			case <-quit:
-				fmt.Fprint(a.stderr, "\r\x1b[K")
+				l.show("")
 				return
 			}
 		}
@@ -244,4 +290,40 @@ func (a *app) progress(say func(elapsed time.Duration) string) (stop func()) {
 		close(quit)
 		<-gone
 	}
+}
+
+// progress shows on a terminal's standard error how far something is, until
+// stop is called.
+func (a *app) progress(say func(elapsed time.Duration) string) (stop func()) {
+	line, ok := a.stderr.(*statusLine)
+	if !ok {
+		return func() {}
+	}
+	return line.keep(say)
+}
+
+// changing shows how far the daemon is with a request that changes n bans; 0:
+// all there are.
+func (a *app) changing(bl blocklist, n int) (stop func()) {
+	client, ok := bl.(*control.Client)
+	if _, terminal := a.stderr.(*statusLine); !ok || !terminal {
+		return func() {}
+	}
+	ask := func() (int64, bool) {
+		s, err := client.Stats(a.ctx)
+		return int64(s.Bans), err == nil
+	}
+	before, known := ask()
+	var done amount
+	done.total.Store(int64(n))
+	if n == 0 {
+		done.total.Store(before)
+	}
+	return a.progress(func(elapsed time.Duration) string {
+		if now, ok := ask(); ok && known {
+			done.done.Store(max(now-before, before-now))
+		}
+		changed := done.done.Load()
+		return fmt.Sprintf("%s changed, %s a second%s", plural(int(changed), "ban"), grouped(uint64(float64(changed)/elapsed.Seconds())), done.left(elapsed))
+	})
 }

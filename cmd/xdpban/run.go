@@ -142,6 +142,9 @@ func (c *runCmd) Run(a *app) error {
 		}()
 		go reloadOnHangup(ctx, d, log)
 	}
+	if line, ok := a.stderr.(*statusLine); ok {
+		defer line.keep(backlogOf(ctx, d))()
+	}
 	started := false
 	err = d.Run(ctx, func() { started = true; ready() })
 	if cause := context.Cause(ctx); err == nil && a.ctx.Err() == nil && cause != nil {
@@ -153,6 +156,35 @@ func (c *runCmd) Run(a *app) error {
 	}
 	besides.Wait()
 	return err
+}
+
+// backlogOf says how far reading is of the log that is furthest behind, while
+// one of them catches up.
+func backlogOf(ctx context.Context, d *daemon.Daemon) func(time.Duration) string {
+	var before uint64
+	var at time.Time
+	return func(time.Duration) string {
+		s, err := d.Status(ctx)
+		if err != nil {
+			return ""
+		}
+		var last control.Source
+		lines := uint64(0)
+		for _, src := range s.Sources {
+			lines += src.Lines
+			if src.Left > last.Left {
+				last = src
+			}
+		}
+		now := time.Now()
+		rate := float64(lines-min(before, lines)) / now.Sub(at).Seconds()
+		before, at = lines, now
+		if last.Left == 0 {
+			return ""
+		}
+		return fmt.Sprintf("%s: %s behind; %s a second, %s left", printable(last.Stream), span(time.Duration(last.Lag).Round(time.Second)),
+			plural(int(rate), "line"), span(max(time.Duration(last.Left).Round(time.Second), time.Second)))
+	}
 }
 
 // tellFleet has the fleet know what has become of a ban.

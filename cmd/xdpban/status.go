@@ -140,6 +140,9 @@ func printStatus(w io.Writer, s control.Status, now time.Time) {
 	t = newTable(w, "SOURCE", "LINES", "IGNORED", "SKIPPED", "LAG", "JAILS")
 	for _, src := range s.Sources {
 		lag := span(time.Duration(src.Lag).Round(time.Second)).String()
+		if src.Left > 0 {
+			lag += ", read in " + span(time.Duration(src.Left).Round(time.Second)).String()
+		}
 		if src.Error != "" {
 			lag = src.Error
 		}

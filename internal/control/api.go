@@ -424,7 +424,10 @@ type Source struct {
 	Failures uint64 `json:"failures"`
 	// Lag is how old the last line was, by its own date, when it was judged:
 	// large while a backlog is read, or if the log's clock or zone is wrong.
-	Lag   Duration `json:"lag"`
+	Lag Duration `json:"lag"`
+	// Left is how long reading a backlog to its end still takes, going by how
+	// fast the lag has shrunk in the last second; zero: it doesn't shrink.
+	Left  Duration `json:"left,omitzero"`
 	Error string   `json:"error,omitempty"`
 }
 

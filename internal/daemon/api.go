@@ -56,7 +56,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 			s.Sources = append(s.Sources, control.Source{
 				Stream: name, Jails: st.jails, Lines: st.stats.Lines, Ignored: st.stats.Ignored, Skipped: st.stats.Skipped,
 				TooLong: st.stats.TooLong, Failures: st.failures,
-				Lag: control.Duration(st.lag),
+				Lag: control.Duration(st.lag), Left: control.Duration(st.backlog.left),
 			})
 		}
 		for _, key := range slices.Sorted(maps.Keys(d.problems)) {

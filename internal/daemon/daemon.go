@@ -181,6 +181,8 @@ const (
 	EventSolved  = "solved"  // a problem is over
 	EventGuard   = "guard"   // the program was put on an interface
 	EventReload  = "reload"  // another configuration is in force
+	EventBacklog = "backlog" // how far reading one is
+	EventCurrent = "current" // a backlog is read
 )
 
 // How often things happen that have no event of their own.
@@ -230,6 +232,7 @@ type Daemon struct {
 	questions  questions
 	kept       uint64 // failures that had to wait, so far
 	unnamed    int    // those whose names have no answer yet
+	backlogs   int    // streams that have one, as last looked at
 	braked     uint64 // bans held back, as last said
 	burst      burst
 	brakedAt   time.Time
@@ -366,6 +369,7 @@ func (d *Daemon) loop(ctx context.Context) error {
 		case <-checkpoint.C:
 			d.retry()
 			d.brake()
+			d.catchUp()
 			d.commit()
 			d.burst.settle()
 			if now := d.summary(); now != said {
@@ -416,7 +420,7 @@ func (d *Daemon) followPlaces() {
 // unsettled says that something is to be looked at again though nothing
 // happens meanwhile.
 func (d *Daemon) unsettled() bool {
-	return len(d.unapplied) > 0 || d.problems["brake"] != "" || d.burst.bans >= manyBans
+	return d.backlogs > 0 || len(d.unapplied) > 0 || d.problems["brake"] != "" || d.burst.bans >= manyBans
 }
 
 // summary is the state in a line, for the service manager.

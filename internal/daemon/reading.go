@@ -39,6 +39,7 @@ type stream struct {
 	stats    matcher.Stats
 	failures uint64
 	lag      time.Duration
+	backlog  backlog
 }
 
 // matching counts blocks by how long matching them took.
