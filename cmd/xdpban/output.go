@@ -306,7 +306,8 @@ func (a *app) progress(say func(elapsed time.Duration) string) (stop func()) {
 // all there are.
 func (a *app) changing(bl blocklist, n int) (stop func()) {
 	client, ok := bl.(*control.Client)
-	if _, terminal := a.stderr.(*statusLine); !ok || !terminal {
+	_, terminal := a.stderr.(*statusLine)
+	if !ok || !terminal || 0 < n && n < 1000 { // done before anything could be shown
 		return func() {}
 	}
 	ask := func() (int64, bool) {

@@ -194,12 +194,12 @@ func TestProgressOfARequest(t *testing.T) {
 	a := &app{ctx: t.Context(), stderr: &statusLine{w: x.end}}
 	client := control.NewClient(socket)
 	defer client.Close()
-	stop := a.changing(client, 4)
+	stop := a.changing(client, 4000)
 	x.waitFor(t, `0 bans changed, 0 a second`)
 	stop()
 	x.waitFor(t, `\r\x1b\[K$`)
 	a.stderr = io.Discard
-	a.changing(client, 4)()
+	a.changing(client, 4000)()
 }
 
 // TestLeft: with half of it done, the rest takes as long again.
