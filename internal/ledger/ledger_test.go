@@ -134,7 +134,7 @@ func TestRecent(t *testing.T) {
 	want := map[string]string{}
 	kinds := []string{"ban", "bane", "b"}
 	settled := 0
-	for i := range 250 {
+	for i := range 200 {
 		records := map[[2]string]Record{}
 		for range rnd.IntN(30) {
 			r := Record{kinds[rnd.IntN(3)], fmt.Sprintf("%03d", rnd.IntN(200)), fmt.Appendf(nil, "%d", i)}
@@ -144,7 +144,7 @@ func TestRecent(t *testing.T) {
 			case 3:
 				r.Value = []byte{}
 			case 4:
-				r.Value = bytes.Repeat([]byte("x"), rnd.IntN(1<<18))
+				r.Value = bytes.Repeat([]byte("x"), rnd.IntN(1<<17))
 			}
 			records[[2]string{r.Kind, r.Key}] = r
 		}
