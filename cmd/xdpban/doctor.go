@@ -78,13 +78,17 @@ func checkRights() finding {
 	return finding{"rights", levelFail, fmt.Sprintf("uid %d", os.Geteuid()), "run as root, or by systemd with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"}
 }
 
-// checkKernel says what an older Linux does without.
 func checkKernel() finding {
-	release, at, err := linux()
+	release, err := linux()
 	if err != nil {
 		return finding{"kernel", levelWarn, err.Error(), ""}
 	}
-	if !at(5, 10) {
+	return judgeKernel(release)
+}
+
+// judgeKernel says what an older Linux does without.
+func judgeKernel(release string) finding {
+	if !newer(release, 5, 10) {
 		return finding{"kernel", levelFail, "Linux " + release, "xdpban needs Linux 5.10; Debian 12 has 6.1"}
 	}
 	var without []string
@@ -96,7 +100,7 @@ func checkKernel() finding {
 		{5, 18, "native XDP on interfaces with jumbo frames (5.18)"},
 		{5, 19, "exact counts of packets that come while their ban is lengthened (5.19)"},
 	} {
-		if !at(f.major, f.minor) {
+		if !newer(release, f.major, f.minor) {
 			without = append(without, f.what)
 		}
 	}
@@ -106,53 +110,59 @@ func checkKernel() finding {
 	return finding{"kernel", levelOK, "Linux " + release, ""}
 }
 
-// linux is the kernel's release, and whether it is a version or newer.
-func linux() (release string, at func(major, minor int) bool, err error) {
+// linux is the kernel's release.
+func linux() (string, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return "", nil, fmt.Errorf("ask for the kernel's release: %w", err)
+		return "", fmt.Errorf("ask for the kernel's release: %w", err)
 	}
-	release = unix.ByteSliceToString(u.Release[:])
-	major, minor := kernelVersion(release)
-	return release, func(x, y int) bool { return major > x || major == x && minor >= y }, nil
+	return unix.ByteSliceToString(u.Release[:]), nil
 }
 
-// checkMemlock: before Linux 5.11 maps count against the limit of locked
-// memory, of which 64 KiB are usual.
 func checkMemlock() finding {
-	_, at, err := linux()
+	release, err := linux()
 	if err != nil {
 		return finding{"memlock", levelWarn, err.Error(), ""}
-	}
-	if at(5, 11) {
-		return finding{"memlock", levelOK, "not needed since Linux 5.11", ""}
 	}
 	var l unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &l); err != nil {
 		return finding{"memlock", levelWarn, err.Error(), ""}
 	}
-	if l.Cur == unix.RLIM_INFINITY {
+	return judgeMemlock(release, l.Cur, func() error {
+		return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	})
+}
+
+// judgeMemlock: before Linux 5.11 maps count against the limit of locked
+// memory, of which 64 KiB are usual.
+func judgeMemlock(release string, limit uint64, raise func() error) finding {
+	if newer(release, 5, 11) {
+		return finding{"memlock", levelOK, "not needed since Linux 5.11", ""}
+	}
+	if limit == unix.RLIM_INFINITY {
 		return finding{"memlock", levelOK, "unlimited", ""}
 	}
-	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
-	if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited); err != nil {
-		return finding{"memlock", levelFail, fmt.Sprintf("%d KiB, and it can't be raised: %v", l.Cur>>10, err), "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit"}
+	if err := raise(); err != nil {
+		return finding{"memlock", levelFail, fmt.Sprintf("%d KiB, and it can't be raised: %v", limit>>10, err), "ulimit -l unlimited, or LimitMEMLOCK=infinity in the unit"}
 	}
-	return finding{"memlock", levelOK, fmt.Sprintf("%d KiB; xdpban raises it itself", l.Cur>>10), ""}
+	return finding{"memlock", levelOK, fmt.Sprintf("%d KiB; xdpban raises it itself", limit>>10), ""}
 }
 
-// kernelVersion reads "6.1.0-13-amd64" as 6, 1; what isn't a number is 0.
-func kernelVersion(release string) (major, minor int) {
+// newer says whether a kernel's release, as "6.1.0-13-amd64", is that version
+// or a later one; what isn't a number is 0.
+func newer(release string, major, minor int) bool {
+	x, y := 0, 0
 	parts := strings.FieldsFunc(release, func(r rune) bool { return r < '0' || r > '9' })
 	if len(parts) > 1 {
-		major, _ = strconv.Atoi(parts[0])
-		minor, _ = strconv.Atoi(parts[1])
+		x, _ = strconv.Atoi(parts[0])
+		y, _ = strconv.Atoi(parts[1])
 	}
-	return major, minor
+	return x > major || x == major && y >= minor
 }
 
-func checkJIT() finding {
-	b, err := os.ReadFile("/proc/sys/net/core/bpf_jit_enable")
+func checkJIT() finding { return judgeJIT(os.ReadFile("/proc/sys/net/core/bpf_jit_enable")) }
+
+func judgeJIT(b []byte, err error) finding {
 	if errors.Is(err, os.ErrNotExist) {
 		// Kernels built with CONFIG_BPF_JIT_ALWAYS_ON in a network namespace
 		// don't show the switch.

@@ -24,26 +24,14 @@ func checkInterface(a *app, name string) []finding {
 		return []finding{{name, levelFail, err.Error(), "see `ip link` for what there is"}}
 	}
 	at := link.Attrs()
-	f := []finding{}
-	driver := driverOf(name)
-	what := fmt.Sprintf("%s, MTU %d", driver, at.MTU)
-	switch {
-	case at.Flags&net.FlagLoopback != 0:
-		f = append(f, finding{name, levelWarn, what + ", loopback", "generic XDP only; nobody out there is seen on it"})
-	case link.Type() == "vlan":
-		f = append(f, finding{name, levelWarn, what + ", a VLAN", "generic XDP only: attach to the interface below, tags are walked"})
-	case at.Flags&net.FlagUp == 0:
-		f = append(f, finding{name, levelWarn, what + ", down", "ip link set " + name + " up"})
-	default:
-		f = append(f, finding{name, levelOK, what, ""})
-	}
+	f := []finding{judgeLink(link, driverOf(name))}
 	if at.MasterIndex != 0 {
 		if master, err := netlink.LinkByIndex(at.MasterIndex); err == nil && master.Type() == "bond" {
 			f = append(f, finding{name + " bond", levelWarn, "belongs to " + master.Attrs().Name, "attach to the bond"})
 		}
 	}
-	if lro, err := largeReceive(name); err == nil && lro {
-		f = append(f, finding{name + " LRO", levelWarn, "on: most drivers refuse native XDP", "ethtool -K " + name + " lro off"})
+	if flags, err := ethtoolFlags(name); err == nil {
+		f = append(f, judgeLRO(name, flags)...)
 	}
 	f = append(f, checkDriver(at))
 	if at.Xdp != nil && at.Xdp.Attached {
@@ -52,28 +40,46 @@ func checkInterface(a *app, name string) []finding {
 	return f
 }
 
-// checkDriver says what the driver can do with XDP, and whether the MTU is in
-// its way.
+func judgeLink(link netlink.Link, driver string) finding {
+	at := link.Attrs()
+	what := fmt.Sprintf("%s, MTU %d", driver, at.MTU)
+	switch {
+	case at.Flags&net.FlagLoopback != 0:
+		return finding{at.Name, levelWarn, what + ", loopback", "generic XDP only; nobody out there is seen on it"}
+	case link.Type() == "vlan":
+		return finding{at.Name, levelWarn, what + ", a VLAN", "generic XDP only: attach to the interface below, tags are walked"}
+	case at.Flags&net.FlagUp == 0:
+		return finding{at.Name, levelWarn, what + ", down", "ip link set " + at.Name + " up"}
+	}
+	return finding{at.Name, levelOK, what, ""}
+}
+
 func checkDriver(at *netlink.LinkAttrs) finding {
-	check := at.Name + " native XDP"
-	_, newer, err := linux()
+	release, err := linux()
 	if err != nil {
-		return finding{check, levelWarn, err.Error(), ""}
+		return finding{at.Name + " native XDP", levelWarn, err.Error(), ""}
 	}
 	can, err := xdpFeatures(at.Index)
+	return judgeDriver(at.Name, at.MTU, release, can, err)
+}
+
+// judgeDriver says what the driver can do with XDP, and whether the MTU is in
+// its way. err is why it couldn't be asked.
+func judgeDriver(name string, mtu int, release string, can uint64, err error) finding {
+	check := name + " native XDP"
 	asked := err == nil
 	// A driver that can't take a packet in several buffers wants it in a
 	// page, along with 256 bytes ahead of it and the kernel's notes behind.
 	const pageMTU = 3498
-	large := at.MTU > pageMTU
-	tooLarge := finding{check, levelWarn, fmt.Sprintf("refused with an MTU of %d: generic XDP is used, which is several times slower", at.MTU),
-		fmt.Sprintf("ip link set %s mtu %d, or live with it", at.Name, pageMTU)}
+	large := mtu > pageMTU
+	tooLarge := finding{check, levelWarn, fmt.Sprintf("refused with an MTU of %d: generic XDP is used, which is several times slower", mtu),
+		fmt.Sprintf("ip link set %s mtu %d, or live with it", name, pageMTU)}
 	switch {
 	case asked && can&xdpBasic == 0:
 		return finding{check, levelWarn, "the driver has none: generic XDP is used, which is several times slower", "a network card whose driver has it"}
-	case large && (!newer(5, 18) || asked && can&xdpFragments == 0):
+	case large && (!newer(release, 5, 18) || asked && can&xdpFragments == 0):
 		return tooLarge
-	case !asked && newer(6, 3):
+	case !asked && newer(release, 6, 3):
 		return finding{check, levelWarn, "the kernel doesn't say: " + err.Error(), "xdpban attach tries"}
 	case !asked:
 		return finding{check, levelOK, "no driver tells before Linux 6.3; xdpban attach tries", ""}
@@ -191,12 +197,20 @@ func ethtool(iface string, arg unsafe.Pointer) error {
 	return nil
 }
 
-// largeReceive says whether LRO is on.
-func largeReceive(iface string) (bool, error) {
-	const getFlags, flagLRO = 0x25, 1 << 15 // ETHTOOL_GFLAGS, ETH_FLAG_LRO
+// ethtoolFlags are an interface's ETH_FLAGs.
+func ethtoolFlags(iface string) (uint32, error) {
+	const getFlags = 0x25 // ETHTOOL_GFLAGS
 	v := struct{ cmd, data uint32 }{cmd: getFlags}
 	err := ethtool(iface, unsafe.Pointer(&v))
-	return v.data&flagLRO != 0, err
+	return v.data, err
+}
+
+func judgeLRO(name string, flags uint32) []finding {
+	const lro = 1 << 15 // ETH_FLAG_LRO
+	if flags&lro == 0 {
+		return nil
+	}
+	return []finding{{name + " LRO", levelWarn, "on: most drivers refuse native XDP", "ethtool -K " + name + " lro off"}}
 }
 
 func driverOf(iface string) string {
