@@ -20,7 +20,7 @@ LLVM_STRIP   ?= llvm-strip-14
 CLANG_FORMAT ?= clang-format-14
 BPF_C        := $(wildcard bpf/*.c bpf/*.h bpf/*/*.c bpf/*/*.h)
 
-UNITS := xdpban.service xdpban-net.service xdpban-net.socket xdpban-nats.service
+UNITS := xdpban.service xdpban-net.service xdpban-net.socket xdpban-nats.service xdpban-hook.service xdpban-hook.socket
 
 # Debian packages, by what needs them.
 DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpass systemd util-linux

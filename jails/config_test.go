@@ -282,6 +282,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"ignorecommand": {"['is-ours']", "[7]", "['/bin/true', '<nonsense>']"}, "ignorecache": {"'soon'", "{ time = 1 }", "{ max = 0 }", "{ size = 1 }"},
 		"aggregate4": {"8", "33"}, "aggregate6": {"0", "129"}, "timezone": {"'Mars/Olympus'"}, "encoding": {"7"}, "usedns": {"'maybe'", "true"},
 		"only_countries": {"['UK']", "['dk']", "[7]", "'Germany'"}, "except_countries": {"'ZZ'", "true"}, "only_asn": {"'AS64500'", "[0]", "-1"}, "except_asn": {"[4294967295]", "['64500']"},
+		"on_ban": {"['told']", "'told'", "[7]", "['/bin/true', '<user>']"}, "on_unban": {"['<ip>']"},
 	}
 	own := map[string][]string{
 		"enabled": {"'yes'", "1"}, "extends": {"'no'"}, "journal": {"['ssh.service']", "[1]", "['+']"}, "files": {"['auth.log']", "['/var/[log']", "[1]"},
@@ -301,6 +302,12 @@ func TestEveryOptionRefuses(t *testing.T) {
 		"name": {"'a b'", "7", "''"}, "url": {"'http://lists.example.org'", "'ftp://127.0.0.1/'", "'https://a:b@lists.example.org/'", "7"}, "file": {"'drop.txt'", "7"},
 		"format": {"'xml'", "7"}, "column": {"0", "'1'", "true"}, "separator": {"'||'", "7"}, "path": {"'a[0]'", "7"}, "ca": {"'ca.pem'", "7"}, "key_file": {"'key'", "7"},
 		"interval": {"'forever'", "60"}, "bantime": {"'forever'", "'1h'"}, "max_bytes": {"0", "'64M'"}, "max_entries": {"0"}, "max_change": {"0", "'50 %'"},
+	}
+	settings["on_ban"], settings["on_unban"] = limits["on_ban"], limits["on_unban"]
+	settings["webhook"] = []string{"'https://x'", "[7]", "{ name = 'x' }", "[{ name = 'x' }]", "[{ url = 'https://x' }]"}
+	webhook := map[string][]string{
+		"name": {"'a b'", "7"}, "url": {"'ftp://x'", "'hooks.example.org'", "7"}, "url_file": {"'url'", "7"}, "secret_file": {"'secret'"}, "ca": {"'ca.pem'"},
+		"jails": {"['a b']", "7"}, "events": {"['banned']", "7"}, "body": {"'x'", "{ text = '{{.Nope}}' }", "{ text = '{{' }", "{ a = { b = ['{{.Nope}}'] } }"},
 	}
 	settings["fleet"] = []string{"'web'", "{ name = 'a b', url = 'nats://x' }", "{ url = 'nats://x' }", "{ name = 'web' }"}
 	fleet := map[string][]string{
@@ -331,6 +338,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 		{SettingsFile, "# first\n%s\n", "", 2, settings},
 		{SettingsFile, "[fleet]\n%s\n", "fleet.", 2, fleet},
 		{SettingsFile, "[[feed]]\n%s\n", "feed[0].", 2, feed},
+		{SettingsFile, "[[webhook]]\n%s\n", "webhook[0].", 2, webhook},
 		{"jail.d/x.toml", "[defaults]\n%s\n[jail.x]\n" + rest, "defaults.", 2, limits},
 		{"jail.d/x.toml", "[jail.x]\n%s\n", "jail.x.", 2, jail},
 		{"jail.d/x.toml", "[jail.x]\n# growth\nincrement = { %s }\n" + rest, "jail.x.increment.", 3, growth},
@@ -361,6 +369,13 @@ func TestEveryOptionRefuses(t *testing.T) {
 					text += l
 				}
 			}
+			if c.key == "webhook[0]." {
+				for k, v := range map[string]string{"name": "ops", "url": "https://hooks.example.org"} {
+					if k != key && (k != "url" || key != "url_file") {
+						text += fmt.Sprintf("%s = %q\n", k, v)
+					}
+				}
+			}
 			if c.key == "jail.x." {
 				for l := range strings.Lines(rest) {
 					if k, _, _ := strings.Cut(l, " "); k != key {
@@ -388,7 +403,7 @@ func TestEveryOptionRefuses(t *testing.T) {
 				problems := load(key, value)
 				found := slices.ContainsFunc(problems, func(p Problem) bool {
 					hint := strings.Contains(p.Reason, "write ") || strings.Contains(p.Reason, "put ") || strings.Contains(p.Reason, "did you mean ") ||
-						key == "formula" || key == "datepattern" || strings.Contains(key, "regex")
+						key == "formula" || key == "datepattern" || key == "body" || strings.Contains(key, "regex")
 					return strings.HasSuffix(p.File, c.file) && p.Line == c.line && strings.HasPrefix(p.Key, c.key+key) && hint
 				})
 				if !found {
@@ -506,11 +521,11 @@ func TestDurations(t *testing.T) {
 }
 
 func TestLineIndex(t *testing.T) {
-	const text = "# first\na = 1\n\"b c\" = '''\nx = 1\n''' # end\n[t.'u.v'] # table\nd.e = [ # list\n  \"x # ]\", # one\n\n  'y',\n  [1,\n 2] ]\nf = { g = 1, h = [\n3 ] }\n[[k]]\nm = \"\"\"\\\"\"\"\"\nn = 1979-05-27T07:32:00Z\n[[k]]\nm = 1\n"
+	const text = "# first\na = 1\n\"b c\" = '''\nx = 1\n''' # end\n[t.'u.v'] # table\nd.e = [ # list\n  \"x # ]\", # one\n\n  'y',\n  [1,\n 2] ]\nf = { g = 1, h = [\n3 ] }\n[[k]]\nm = \"\"\"\\\"\"\"\"\nn = 1979-05-27T07:32:00Z\n[[k]]\nm = 1\n[k.'o'.p]\nq = 2\n[[k.r]]\ns = 3\n"
 	got := lineIndex(text)
 	for key, line := range map[string]int{
 		"a": 2, "b c": 3, "t.u.v": 6, "t.u.v.d.e": 7, "t.u.v.d.e[0]": 8, "t.u.v.d.e[1]": 10, "t.u.v.d.e[2][1]": 12, "t.u.v.f.g": 13, "t.u.v.f.h[0]": 14, "k": 15, "k[0].m": 16, "k[0].n": 17,
-		"k[0].n.missing": 17, "k[1]": 18, "k[1].m": 19, "nothing": 0,
+		"k[0].n.missing": 17, "nothing": 0, "k[1].m": 19, "k[1].missing": 18, "k[1].o.p.q": 21, "k[1].r[0].s": 23, "k[2]": 15,
 	} {
 		if got.of(key) != line {
 			t.Errorf("%s is in line %d, want %d", key, got.of(key), line)

@@ -2,7 +2,6 @@ package jails
 
 import (
 	"cmp"
-	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -49,29 +48,10 @@ var (
 
 // feeds takes the tables of that name.
 func (r *reader) feeds(to *[]Feed) {
-	x, ok := r.at("feed")
-	if !ok {
-		return
-	}
-	tables, ok := x.v.([]map[string]any)
-	inline, isList := x.v.([]any)
-	for _, v := range inline {
-		table, isTable := v.(map[string]any)
-		tables, isList = append(tables, table), isList && isTable
-	}
-	if !ok && !isList {
-		r.say(x, "is %s; write [[feed]] for each feed, with its keys below it", is(x.v))
-		return
-	}
 	var names []string
-	for i, table := range tables {
-		at := value{table, x.file, fmt.Sprintf("feed[%d]", i)}
-		in := &reader{l: r.l, v: values{"": at}}
-		for k, v := range table {
-			in.v.override(k, value{v, x.file, at.key + "." + k})
-		}
+	for _, in := range r.tables("feed") {
 		before := len(r.l.problems)
-		f := in.feed(at)
+		f := in.feed(in.v[""])
 		if slices.Contains(names, f.Name) && len(r.l.problems) == before {
 			r.say(in.v["name"], "%q is another feed's name too; write a name of its own for each", f.Name)
 		}
@@ -103,9 +83,9 @@ func (r *reader) feed(here value) Feed {
 	if x, ok := r.text("url", &f.URL, "https://lists.example.org/drop.txt"); ok {
 		r.feedURL(x, f.URL)
 	}
-	r.fleetFile("file", &f.File, "/etc/xdpban/drop.txt")
-	r.fleetFile("ca", &f.CA, "/etc/xdpban/ca.pem")
-	r.fleetFile("key_file", &f.KeyFile, "/etc/xdpban/crowdsec.key")
+	r.file("file", &f.File, "/etc/xdpban/drop.txt")
+	r.file("ca", &f.CA, "/etc/xdpban/ca.pem")
+	r.file("key_file", &f.KeyFile, "/etc/xdpban/crowdsec.key")
 	if x, ok := r.v["key_file"]; ok != (f.Format == "crowdsec") {
 		r.say(cmp.Or(x, here), `needs both, or neither, of format = "crowdsec" and key_file`)
 	}

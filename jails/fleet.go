@@ -3,7 +3,6 @@ package jails
 import (
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -127,17 +126,17 @@ func (r *reader) fleet(to *Fleet) {
 		}
 		f.URLs = textsOf(items)
 	}
-	in.fleetFile("creds", &f.Creds, "/etc/xdpban/fleet.creds")
-	in.fleetFile("nkey", &f.NKey, "/etc/xdpban/fleet.nkey")
+	in.file("creds", &f.Creds, "/etc/xdpban/fleet.creds")
+	in.file("nkey", &f.NKey, "/etc/xdpban/fleet.nkey")
 	if f.Creds != "" && f.NKey != "" {
 		in.say(v["nkey"], "stands beside creds; write one of them")
 	}
 	if at, ok := in.at("tls"); ok {
 		if t, ok := at.v.(values); ok {
 			files := &reader{l: r.l, v: t}
-			files.fleetFile("ca", &f.TLS.CA, "/etc/xdpban/ca.pem")
-			files.fleetFile("cert", &f.TLS.Cert, "/etc/xdpban/host.pem")
-			files.fleetFile("key", &f.TLS.Key, "/etc/xdpban/host.key")
+			files.file("ca", &f.TLS.CA, "/etc/xdpban/ca.pem")
+			files.file("cert", &f.TLS.Cert, "/etc/xdpban/host.pem")
+			files.file("key", &f.TLS.Key, "/etc/xdpban/host.key")
 			files.rest()
 			if (f.TLS.Cert == "") != (f.TLS.Key == "") {
 				in.say(at, "has one of cert and key; write both")
@@ -207,7 +206,7 @@ func (r *reader) fleetServer(f *Fleet) {
 			s.Hosts[name] = key
 		}
 	}
-	r.fleetFile("secret", &s.Secret, "/etc/xdpban/fleet.secret")
+	r.file("secret", &s.Secret, "/etc/xdpban/fleet.secret")
 	if items, ok := r.list("peers", `"192.0.2.5:6222", "192.0.2.6:6222", "192.0.2.7:6222"`); ok {
 		for _, i := range items {
 			p, err := netip.ParseAddrPort(i.text)
@@ -248,11 +247,5 @@ func (r *reader) fleetServer(f *Fleet) {
 			}
 			f.URLs = []string{scheme + "://" + s.Listen.String()}
 		}
-	}
-}
-
-func (r *reader) fleetFile(key string, to *string, example string) {
-	if x, ok := r.text(key, to, example); ok && !filepath.IsAbs(*to) {
-		r.say(x, "%q doesn't begin with /; write the whole path, such as %q", *to, example)
 	}
 }

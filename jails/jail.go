@@ -84,6 +84,10 @@ type Jail struct {
 	IgnoreCache   IgnoreCache
 	// Where narrows the jail to sources in some places.
 	Where Where
+	// OnBan and OnUnban are programs and their arguments, run when it has
+	// banned somebody and when that has ended: see Notice. nil: the settings'
+	// ones; empty: none.
+	OnBan, OnUnban []string
 	// BanSelf lets the jail ban the host's own addresses: ignoreself = false.
 	BanSelf bool
 	// Aggregate4 and Aggregate6 are the prefix lengths that are counted and
@@ -109,15 +113,12 @@ var ignoreTags = []string{"<ip>", "<family>", "<jail>", "<user>"}
 // <family> (inet4 or inet6), <jail> and <user> filled in. No shell may see
 // them: the user's name is the attacker's choice.
 func (j *Jail) IgnoreArgs(f *matcher.Failure) []string {
-	src, family, user := unmap(f.Source), "inet6", ""
-	if src.Addr().Is4() {
-		family = "inet4"
-	}
+	src, user := unmap(f.Source), ""
 	if len(f.Users) > 0 {
 		// What follows a NUL would never reach the program.
 		user = strings.ReplaceAll(f.Users[0], "\x00", "\uFFFD")
 	}
-	tags := strings.NewReplacer("<ip>", short(src), "<family>", family, "<jail>", j.Name, "<user>", user)
+	tags := strings.NewReplacer("<ip>", short(src), "<family>", family(src), "<jail>", j.Name, "<user>", user)
 	args := slices.Clone(j.IgnoreCommand)
 	for i := range args {
 		args[i] = tags.Replace(args[i])
@@ -248,6 +249,10 @@ type Settings struct {
 	Places []string
 	// Feeds are lists of others that are banned.
 	Feeds []Feed
+	// OnBan and OnUnban are the programs of bans by hand, and by jails that
+	// have none of their own.
+	OnBan, OnUnban []string
+	Webhooks       []Webhook
 	// Fleet says with whom bans are shared.
 	Fleet Fleet
 }

@@ -7,7 +7,7 @@ import (
 )
 
 // lines maps the keys of a TOML text to their lines: "jail.sshd.maxretry",
-// and "jail.sshd.failregex[2]" for the elements of a list. The TOML library
+// and "jail.sshd.failregex[2]" for the elements of a list, be it of tables. The TOML library
 // tells where syntax errors are, but not where a key stands. The text is
 // valid TOML.
 type lines map[string]int
@@ -83,7 +83,7 @@ func (s *scanner) comment() {
 
 func (s *scanner) document() {
 	table := ""
-	arrays := map[string]int{}
+	seen := map[string]int{} // [[tables]] so far
 	for {
 		s.space(true)
 		if s.done() {
@@ -91,15 +91,21 @@ func (s *scanner) document() {
 		}
 		line := s.line
 		if s.peek() == '[' {
-			brackets := 0
-			for ; s.peek() == '['; brackets++ {
+			list := strings.HasPrefix(s.text[s.at:], "[[")
+			for s.peek() == '[' {
 				s.next()
 			}
-			table = s.key()
-			if brackets == 2 {
-				s.note(table, line)
-				arrays[table]++
-				table = fmt.Sprintf("%s[%d]", table, arrays[table]-1)
+			table = ""
+			parts := s.parts()
+			for i, part := range parts {
+				table = strings.TrimPrefix(table+"."+part, ".")
+				if list && i == len(parts)-1 {
+					s.note(table, line)
+					seen[table]++
+				}
+				if n := seen[table]; n > 0 { // below the last one so far
+					table = fmt.Sprintf("%s[%d]", table, n-1)
+				}
 			}
 			for i, c := range table {
 				if c == '.' {
@@ -139,7 +145,9 @@ func (s *scanner) pair(table string) {
 }
 
 // key reads a dotted key with its quotes taken off.
-func (s *scanner) key() string {
+func (s *scanner) key() string { return strings.Join(s.parts(), ".") }
+
+func (s *scanner) parts() []string {
 	var parts []string
 	for {
 		s.space(false)
@@ -157,7 +165,7 @@ func (s *scanner) key() string {
 		parts = append(parts, part)
 		s.space(false)
 		if s.peek() != '.' {
-			return strings.Join(parts, ".")
+			return parts
 		}
 		s.next()
 	}

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"math"
 	"net/netip"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -45,11 +44,15 @@ func (r *reader) say(x value, format string, args ...any) {
 	r.l.say(x.file, x.key, format, args...)
 }
 
+func (r *reader) warn(x value, format string, args ...any) {
+	r.l.warnings = append(r.l.warnings, Problem{x.file.name, x.file.lines.of(x.key), x.key, fmt.Sprintf(format, args...)})
+}
+
 // meant are keys that people know from fail2ban.
 var meant = map[string]string{
 	"logpath": "files", "journalmatch": "journal", "backend": "journal or files", "port": "ports", "protocol": "ports",
 	"logencoding": "encoding", "logtimezone": "timezone", "bantime.increment": "increment", "dbpurgeage": "remember",
-	"action": "no action: a ban always drops in XDP", "banaction": "no banaction: a ban always drops in XDP",
+	"action": "on_ban and on_unban, besides the ban, which always drops in XDP", "actionban": "on_ban", "actionunban": "on_unban", "banaction": "no banaction: a ban always drops in XDP",
 	"tag": "program", "identifier": "program", "regex": "failregex", "unit": "journal = [\"_SYSTEMD_UNIT=…\"]",
 }
 
@@ -286,27 +289,7 @@ var anyTag = regexp.MustCompile(`<[^<>]*>`)
 // ignoreCommand takes the program to ask ahead of a ban, and how long its
 // answers are kept.
 func (r *reader) ignoreCommand(j *Jail) {
-	if items, ok := r.list("ignorecommand", `"/usr/local/bin/is-ours", "<ip>"`); ok {
-		j.IgnoreCommand = textsOf(items)
-		for n, i := range items {
-			for _, tag := range anyTag.FindAllString(i.text, -1) {
-				if !slices.Contains(ignoreTags, tag) {
-					r.say(i.at, "%s isn't known; write one of %s", tag, strings.Join(ignoreTags, ", "))
-				}
-			}
-			switch {
-			case strings.ContainsRune(i.text, 0):
-				r.say(i.at, "has a NUL byte in it, which no argument can hold")
-			case n == 0 && (!filepath.IsAbs(i.text) || anyTag.MatchString(i.text)):
-				r.say(i.at, `%q is no whole path of a program; no shell looks at it, so write the program and each argument as a text of its own, such as ignorecommand = ["/usr/local/bin/is-ours", "<ip>"]`, i.text)
-			case n == 0:
-				if _, err := exec.LookPath(i.text); err != nil {
-					r.l.warnings = append(r.l.warnings, Problem{i.at.file.name, i.at.file.lines.of(i.at.key), i.at.key,
-						fmt.Sprintf("%s can't be run (%s): whom it would spare is banned", i.text, rootOf(errors.Unwrap(err)))})
-				}
-			}
-		}
-	}
+	r.program("ignorecommand", &j.IgnoreCommand, ignoreTags, "whom it would spare is banned")
 	x, ok := r.at("ignorecache")
 	if !ok {
 		return
@@ -402,6 +385,9 @@ func (l *loader) readSettings() Settings {
 		}
 		s.Places = textsOf(items)
 	}
+	r.program("on_ban", &s.OnBan, noticeTags, "nobody is told")
+	r.program("on_unban", &s.OnUnban, noticeTags, "nobody is told")
+	r.webhooks(&s.Webhooks)
 	r.fleet(&s.Fleet)
 	r.feeds(&s.Feeds)
 	r.duration("remember", &s.Remember, true)
@@ -472,6 +458,8 @@ func (r *reader) readLimits(j *Jail, zone *string) {
 	r.flag("ignoreself", &ignoreSelf)
 	j.BanSelf = !ignoreSelf
 	r.ignoreCommand(j)
+	r.program("on_ban", &j.OnBan, noticeTags, "nobody is told")
+	r.program("on_unban", &j.OnUnban, noticeTags, "nobody is told")
 	r.where(&j.Where)
 	r.number("aggregate4", &j.Aggregate4, MinAuto4, 32)
 	r.number("aggregate6", &j.Aggregate6, MinAuto6, 128)

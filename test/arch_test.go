@@ -22,6 +22,7 @@ var arrows = map[string][]string{
 	"xdpban/internal/ledger":   {"xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/control":  {"xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/export":   {"xdpban/internal/control", "xdpban/jails", "xdpban/matcher"},
+	"xdpban/internal/hook":     {"xdpban/internal/control", "xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/web":      {"xdpban/internal/control", "xdpban/internal/export", "xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/fleet":    {"xdpban/internal/control", "xdpban/internal/ledger", "xdpban/jails", "xdpban/matcher"},
 	"xdpban/internal/fail2ban": {"xdpban/jails", "xdpban/matcher"},

@@ -12,6 +12,7 @@ import (
 	"github.com/alecthomas/kong"
 
 	"xdpban/internal/control"
+	"xdpban/internal/hook"
 	"xdpban/jails"
 )
 
@@ -76,6 +77,7 @@ type grammar struct {
 	Convert    convertCmd    `cmd:"" group:"Other" help:"Write another system's jails as xdpban's."`
 	Demo       demoCmd       `cmd:"" group:"Other" help:"Show it all for real, on two throwaway hosts in network namespaces."`
 	Net        netCmd        `cmd:"" group:"Other" hidden:"" help:"Look up names, connect and listen, for xdpban-net.service."`
+	Hook       hookCmd       `cmd:"" group:"Other" hidden:"" help:"Run programs that are told of bans, for xdpban-hook.service."`
 	Version    versionCmd    `cmd:"" group:"Other" help:"Print the version."`
 	Completion completionCmd `cmd:"" group:"Other" help:"Print a completion script for a shell."`
 }
@@ -93,6 +95,11 @@ type app struct {
 
 // execute runs one command line and returns its exit code.
 func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if len(args) > 1 && args[0] == "hook" && args[1] == "--" {
+		// What follows is a program's, and none of ours.
+		fmt.Fprintln(stderr, "xdpban:", hook.Exec(args[2:]))
+		return exitFailed
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if isTerminal(stderr) {

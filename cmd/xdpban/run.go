@@ -27,6 +27,7 @@ import (
 	"xdpban/internal/daemon"
 	"xdpban/internal/feed"
 	"xdpban/internal/fleet"
+	"xdpban/internal/hook"
 	"xdpban/internal/host"
 	"xdpban/internal/network"
 	"xdpban/internal/source"
@@ -40,6 +41,8 @@ type runCmd struct {
 	Interface []string `short:"i" help:"Interfaces to protect, instead of the configured ones or the default route's." placeholder:"IF"`
 	// NetSocket is where another process makes the internet sockets.
 	NetSocket string `hidden:"" env:"XDPBAN_NET_SOCKET"`
+	// HookSocket is where another process runs hooks.
+	HookSocket string `hidden:"" env:"XDPBAN_HOOK_SOCKET"`
 }
 
 func (c *runCmd) Run(a *app) error {
@@ -81,6 +84,17 @@ func (c *runCmd) Run(a *app) error {
 	}
 
 	outside := network.Network{Socket: c.NetSocket}
+	name, err := os.Hostname()
+	if err != nil {
+		return fmt.Errorf("find this host's name: %w", err)
+	}
+	var d *daemon.Daemon
+	hooks := hook.New(hook.Options{
+		Host: name, Socket: c.HookSocket, Command: withoutPrivileges, Dial: outside.Dial,
+		Problem: func(ctx context.Context, key string, err error) { d.Problem(ctx, key, err) },
+		Log:     log, Now: time.Now,
+	})
+	defer hooks.Close()
 	var shared *fleet.Fleet
 	lists := feed.New(feed.Options{
 		Version: version, Dir: filepath.Join(s.StateDir, "feeds"), Dial: outside.Dial, Most: int(s.MaxBans / 2), Log: log, Now: time.Now,
@@ -102,6 +116,8 @@ func (c *runCmd) Run(a *app) error {
 		HaveJournal: haveJournal,
 		Lookup:      outside.Lookup,
 		Ask:         askProgram,
+		Hooks:       hooks,
+		Changed:     []func(daemon.Change){func(c daemon.Change) { tellHooks(hooks, c) }},
 		Notify: func(state string) {
 			if _, err := sdnotify.SdNotify(false, state); err != nil {
 				log.Warn("could not tell the service manager", "state", state, "error", err)
@@ -121,7 +137,7 @@ func (c *runCmd) Run(a *app) error {
 			options.Failed = shared.Failed
 		}
 	}
-	d := daemon.New(options)
+	d = daemon.New(options)
 	ctx, stop := context.WithCancelCause(a.ctx)
 	defer stop(nil)
 	served := make(chan struct{})
@@ -185,6 +201,27 @@ func backlogOf(ctx context.Context, d *daemon.Daemon) func(time.Duration) string
 		return fmt.Sprintf("%s: %s behind; %s a second, %s left", printable(last.Stream), span(time.Duration(last.Lag).Round(time.Second)),
 			plural(int(rate), "line"), span(max(time.Duration(last.Left).Round(time.Second), time.Second)))
 	}
+}
+
+// tellHooks has programs and webhooks know what has become of a ban of this host.
+// Those of the fleet were told of where they were made, feeds tell themselves, and
+// of bans that come by the thousand the log has no lines either.
+func tellHooks(h *hook.Hooks, c daemon.Change) {
+	if c.Jail == jails.ByFleet || jails.ByFeed(c.Jail) || c.Bulk {
+		return
+	}
+	event, cause := "unban", ""
+	switch c.Event {
+	case daemon.EventBan:
+		event = "ban"
+	case daemon.EventUnban:
+		cause = "hand"
+	case daemon.EventOver, daemon.EventFull:
+		cause = c.Event
+	}
+	n := jails.NoticeOf(event, c.Ban)
+	n.Cause, n.Packets, n.Bytes = cause, c.Packets, c.Bytes
+	h.Tell(n)
 }
 
 // tellFleet has the fleet know what has become of a ban.

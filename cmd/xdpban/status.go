@@ -133,6 +133,14 @@ func printStatus(w io.Writer, s control.Status, now time.Time) {
 	if len(waiting) > 0 {
 		fmt.Fprintf(w, "waiting for what they read: %s\n", printable(strings.Join(waiting, ", ")))
 	}
+	if len(s.Hooks) > 0 {
+		fmt.Fprintln(w)
+		t = newTable(w, "TOLD OF BANS", "NAME", "DONE", "FAILED", "TIMED OUT", "DROPPED", "WAITING")
+		for _, h := range s.Hooks {
+			t.row(h.Kind, h.Name, fmt.Sprint(h.Done), fmt.Sprint(h.Failed), fmt.Sprint(h.TimedOut), fmt.Sprint(h.Dropped), fmt.Sprint(h.Waiting+h.Running))
+		}
+		t.flush()
+	}
 	if len(s.Sources) == 0 {
 		return
 	}

@@ -296,6 +296,8 @@ type Status struct {
 	// Feeds are the lists of others. Here Dropped is that of bans that have
 	// ended.
 	Feeds []Feed `json:"feeds,omitempty"`
+	// Hooks are the programs and webhooks that are told of bans.
+	Hooks []Hook `json:"hooks,omitempty"`
 }
 
 // Feed is a list of others at a glance. Its bans are those of the jail
@@ -323,6 +325,24 @@ type Feed struct {
 // FeedRequest names a feed.
 type FeedRequest struct {
 	Name string `json:"name"`
+}
+
+// Hook is a program or a webhook that is told of bans, at a glance.
+type Hook struct {
+	Kind    string `json:"kind"` // "on_ban", "on_unban" or "webhook"
+	Name    string `json:"name"` // the program, or the webhook's
+	Waiting int    `json:"waiting"`
+	Running int    `json:"running"`
+	// Done counts the events since the start that it was told of; Failed and
+	// TimedOut those that it couldn't be told of, and Dropped those that nobody
+	// tried to tell it, since too many waited.
+	Done     uint64 `json:"done"`
+	Failed   uint64 `json:"failed"`
+	TimedOut uint64 `json:"timed_out"`
+	Dropped  uint64 `json:"dropped"`
+	Retries  uint64 `json:"retries"` // attempts that failed and were made again
+	// Error is what went wrong last; empty: it went well.
+	Error string `json:"error,omitempty"`
 }
 
 // Fleet is the sharing of bans with other hosts at a glance.

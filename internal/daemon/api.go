@@ -68,6 +68,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 	if d.o.Fleet != nil {
 		s.Fleet = d.o.Fleet.Status()
 	}
+	s.Hooks = d.o.Hooks.Status()
 	return s, err
 }
 
@@ -704,6 +705,7 @@ func (d *Daemon) reload() (control.ReloadResult, error) {
 		return control.ReloadResult{}, err
 	}
 	d.judge.Reload(config)
+	d.o.Hooks.Configure(config)
 	d.followPlaces()
 	d.o.Feeds.Configure(config.Settings.Feeds)
 	d.problem("reload", nil)

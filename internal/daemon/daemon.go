@@ -122,9 +122,18 @@ type Feeds interface {
 	Fetch(ctx context.Context, feed string) error
 }
 
-// Change is what has become of a ban: in force, over, or ended by somebody.
+// Hooks tell others of bans. Package hook has them. Their methods don't wait for
+// anything.
+type Hooks interface {
+	// Configure takes the configuration that is in force from now on.
+	Configure(*jails.Config)
+	Status() []control.Hook
+}
+
+// Change is what has become of a ban: in force, over, ended by somebody, or given
+// up.
 type Change struct {
-	Event string // EventBan, EventUnban or EventOver
+	Event string // EventBan, EventUnban, EventOver or EventFull
 	Entry        // with its counts, once it has ended
 }
 
@@ -153,6 +162,7 @@ type Options struct {
 	// Failed hears, in the loop, of failures of those who may be banned and
 	// aren't; nil: nobody wants to know.
 	Failed func(jail string, source netip.Prefix, at time.Time)
+	Hooks  Hooks
 	// LedgerPath is the ledger's file.
 	LedgerPath string
 	// HaveJournal says that a journal is there to be read.
@@ -277,6 +287,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		return err
 	}
 	defer d.closeLedger()
+	d.o.Hooks.Configure(config)
 	d.judge.SetPlaces(d.o.Places.Find)
 	d.followPlaces()
 	if err := d.restore(); err != nil {
@@ -603,8 +614,11 @@ func (d *Daemon) apply(bans []jails.Ban) {
 	d.problem("apply", err)
 	for _, e := range gaveUp {
 		d.log.Warn("the blocklist is full: gave up the ban that ends soonest", "event", EventFull, "jail", e.Jail, "addr", short(e.Prefix))
-		d.judge.Unban(e.Prefix, d.o.Now())
+		ended := d.judge.Unban(e.Prefix, d.o.Now())
 		d.dropped(e)
+		for _, b := range ended {
+			d.changed(EventFull, Entry{b, e.Packets, e.Bytes})
+		}
 	}
 }
 

@@ -61,6 +61,11 @@ func newWorld(t *testing.T) *world {
 	}
 }
 
+type noHooks struct{}
+
+func (noHooks) Configure(*jails.Config) {}
+func (noHooks) Status() []control.Hook  { return nil }
+
 // run starts a daemon and returns once it protects; stop ends it as SIGTERM
 // does.
 func (w *world) run() (d *Daemon, stop func()) {
@@ -83,6 +88,7 @@ func (w *world) run() (d *Daemon, stop func()) {
 			}
 		}},
 		Failed:    w.failed,
+		Hooks:     noHooks{},
 		Blocklist: w.kernel, Host: w.host.host(), Places: &w.places, Feeds: fakeFeeds{}, LedgerPath: w.ledger,
 		HaveJournal: func() bool { return false },
 		Lookup: func(ctx context.Context, name string) ([]netip.Addr, error) {
@@ -568,6 +574,12 @@ func TestKernelRefusesForAWhile(t *testing.T) {
 func TestFullList(t *testing.T) {
 	w := newWorld(t)
 	w.kernel.capacity = 2
+	var gaveUp []string
+	w.changed = func(c Change) {
+		if c.Event == EventFull {
+			gaveUp = append(gaveUp, c.Jail+" "+short(c.Prefix))
+		}
+	}
 	d, _ := w.run()
 	w.mustBan(d, "192.0.2.1", 3*time.Hour)
 	w.mustBan(d, "192.0.2.2", time.Hour)
@@ -575,6 +587,9 @@ func TestFullList(t *testing.T) {
 	s, err := d.Status(context.Background())
 	if _, ok := w.kernel.banned("192.0.2.2"); ok || err != nil || s.Bans != 2 {
 		t.Errorf("%d bans, %v; want the one that ends soonest given up", s.Bans, err)
+	}
+	if want := []string{"manual 192.0.2.2"}; !slices.Equal(gaveUp, want) {
+		t.Errorf("told of %q, want %q", gaveUp, want)
 	}
 }
 

@@ -77,6 +77,9 @@ var (
 	checkpointFor = desc("checkpoint_duration_seconds", "How long the last write of the ledger took.")
 	problems      = desc("problems", "What an operator should look at: see xdpban status.")
 	errorsTotal   = desc("errors_total", "Problems since the start, those that are over included.")
+	hooked        = desc("hook_events_total", "Events that a program or webhook was to be told of, by what became of it.", "kind", "name", "result")
+	hookRetries   = desc("hook_retries_total", "Attempts to tell a program or webhook that failed and were made again.", "kind", "name")
+	hookWaiting   = desc("hook_waiting", "Events that a program or webhook isn't told of yet.", "kind", "name")
 
 	fleetConnected = desc("fleet_connected", "1: a NATS server of the fleet is reached.")
 	fleetSynced    = desc("fleet_synced", "1: all that others have banned is known.")
@@ -103,6 +106,7 @@ var (
 	descs = []*prometheus.Desc{
 		feedEntries, feedRefused, feedFetched, feedHeld, feedLooks, feedFailed,
 		fleetConnected, fleetSynced, fleetWaiting, fleetBans, fleetSent, fleetReceived, fleetTold, fleetHeard, fleetRefused, fleetRejected,
+		hooked, hookRetries, hookWaiting,
 		fleetHostBans, fleetHostHeld, fleetHostHeard, fleetHostLag,
 		buildInfo, packets, octets, ifacePackets, ifaceBytes, attached, bansActive, bansTotal, failures, tracked, jailPackets, jailBytes,
 		entries, capacity, heldTotal, braked, lines, found, skipped, lag, matchDuration, checkpointAt, checkpointFor, problems, errorsTotal,
@@ -235,6 +239,15 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		within[time.Duration(w.Most).Seconds()] = w.Blocks
 	}
 	ch <- prometheus.MustNewConstHistogram(matchDuration, s.Matching.Blocks, time.Duration(s.Matching.Took).Seconds(), within)
+
+	for _, h := range s.Hooks {
+		counter(hooked, float64(h.Done), h.Kind, h.Name, "done")
+		counter(hooked, float64(h.Failed), h.Kind, h.Name, "failed")
+		counter(hooked, float64(h.TimedOut), h.Kind, h.Name, "timed_out")
+		counter(hooked, float64(h.Dropped), h.Kind, h.Name, "dropped")
+		counter(hookRetries, float64(h.Retries), h.Kind, h.Name)
+		gauge(hookWaiting, float64(h.Waiting+h.Running), h.Kind, h.Name)
+	}
 
 	if f := s.Fleet; f != nil {
 		gauge(fleetConnected, truth(f.Server != ""))

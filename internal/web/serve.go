@@ -8,16 +8,16 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
 	"golang.org/x/net/netutil"
+
+	"xdpban/jails"
 )
 
 // Options are of one port.
@@ -128,21 +128,4 @@ func same(shown, token string) bool {
 const minToken = 16
 
 // ReadToken reads a token's file.
-func ReadToken(path string) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
-	}
-	if !info.Mode().IsRegular() || info.Mode()&(fs.ModePerm&^0o700) != 0 {
-		return "", fmt.Errorf("read the token: %s has mode %s: nobody but its owner may read it; chmod 600 %[1]s", path, info.Mode())
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return "", fmt.Errorf("read the token: %w", err)
-	}
-	token := strings.TrimSpace(string(b))
-	if len(token) < minToken {
-		return "", fmt.Errorf("read the token: %s holds %d characters, fewer than %d; openssl rand -hex 32 makes a good one", path, len(token), minToken)
-	}
-	return token, nil
-}
+func ReadToken(path string) (string, error) { return jails.ReadSecret(path, minToken) }

@@ -147,6 +147,30 @@ xdpban_tracked_sources{jail="sshd"} 3
 	}
 }
 
+func TestHookMetrics(t *testing.T) {
+	f := &fake{status: control.Status{Hooks: []control.Hook{{Kind: "on_ban", Name: "/bin/a", Waiting: 1, Running: 2, Done: 3, Failed: 4, TimedOut: 5, Dropped: 6}, {Kind: "webhook", Name: "ops", Retries: 7}}}}
+	h, err := Metrics(f, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `xdpban_hook_events_total{kind="on_ban",name="/bin/a",result="done"} 3
+xdpban_hook_events_total{kind="on_ban",name="/bin/a",result="dropped"} 6
+xdpban_hook_events_total{kind="on_ban",name="/bin/a",result="failed"} 4
+xdpban_hook_events_total{kind="on_ban",name="/bin/a",result="timed_out"} 5
+xdpban_hook_events_total{kind="webhook",name="ops",result="done"} 0
+xdpban_hook_events_total{kind="webhook",name="ops",result="dropped"} 0
+xdpban_hook_events_total{kind="webhook",name="ops",result="failed"} 0
+xdpban_hook_events_total{kind="webhook",name="ops",result="timed_out"} 0
+xdpban_hook_retries_total{kind="on_ban",name="/bin/a"} 0
+xdpban_hook_retries_total{kind="webhook",name="ops"} 7
+xdpban_hook_waiting{kind="on_ban",name="/bin/a"} 3
+xdpban_hook_waiting{kind="webhook",name="ops"} 0
+`
+	if got := scrape(t, h, "xdpban_hook_"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 func TestFleetMetrics(t *testing.T) {
 	f := &fake{status: control.Status{Fleet: &control.Fleet{
 		Server: "nats://192.0.2.5:4222", Synced: true, Waiting: 1, Bans: 2, Published: 3, Received: 4, Refused: 5,

@@ -61,6 +61,7 @@ var optionPlaces = map[string][]string{
 	"xdpban.toml":                {"%s\n"},
 	"xdpban.toml: [fleet]":       {"[fleet]\n%s\n"},
 	"xdpban.toml: [[feed]]":      {"[[feed]]\n%s\n"},
+	"xdpban.toml: [[webhook]]":   {"[[webhook]]\n%s\n"},
 	"jail.d/*.toml: [jail.NAME]": {"[jail.x]\n%s\n"},
 	"[defaults], and every jail": {"[jail.x]\n%s\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n", "[defaults]\n%s\n[jail.x]\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n"},
 	"increment":                  {"[jail.x]\nincrement = { %s }\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n"},
@@ -88,6 +89,13 @@ func load(t *testing.T, place, setting, key string) (*jails.Config, jails.Proble
 	switch place {
 	case optionPlaces["xdpban.toml"][0]:
 		file = "xdpban.toml"
+	case optionPlaces["xdpban.toml: [[webhook]]"][0]:
+		file = "xdpban.toml"
+		for k, v := range map[string]string{"name": "x", "url": "https://x"} {
+			if k != key && (k != "url" || key != "url_file") {
+				text += fmt.Sprintf("%s = %q\n", k, v)
+			}
+		}
 	case optionPlaces["xdpban.toml: [fleet]"][0]:
 		file = "xdpban.toml"
 		beside := map[string]string{"name": `"w"`, "host": `"w1"`, "url": `"nats://192.0.2.1:4222"`}
@@ -185,7 +193,7 @@ func TestOptionsAreTrue(t *testing.T) {
 	for _, o := range options {
 		for _, place := range optionPlaces[o.table] {
 			unset, problems := load(t, place, "", o.key)
-			if slices.Contains([]string{"files", "failregex", "watches", "name", "url", "listen", "hosts", "file", "column", "path", "key_file"}, o.key) {
+			if slices.Contains([]string{"files", "failregex", "watches", "name", "url", "url_file", "listen", "hosts", "file", "column", "path", "key_file"}, o.key) {
 				unset = nil // it can't be without
 			} else if problems != nil {
 				t.Fatalf("%s without %s: %v", o.table, o.key, problems)

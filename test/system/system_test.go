@@ -381,11 +381,35 @@ func TestPackageOnDebian(t *testing.T) {
 		r.active()
 	})
 	step("security", func(r *rig) {
-		for _, unit := range []string{"xdpban.service", "xdpban-net.service", "xdpban-nats.service"} {
+		for _, unit := range []string{"xdpban.service", "xdpban-net.service", "xdpban-nats.service", "xdpban-hook.service"} {
 			if score := r.exposure(unit); score >= 2 {
 				r.Errorf("exposure of %s: %v, want below 2.0", unit, score)
 			}
 		}
+	})
+	step("hooks", func(r *rig) {
+		r.write("/etc/xdpban/told", "#!/bin/sh\n{ echo \"$1 $XDPBAN_EVENT\"; cat; echo; grep -E '^(Uid|Groups|Cap|NoNewPrivs|Seccomp):' /proc/self/status; } | systemd-cat -t told\n"+
+			"touch /etc/xdpban/written /run/xdpban/written && exit 9\nexit 0\n")
+		r.run("chmod", "755", "/etc/xdpban/told")
+		r.write("/etc/xdpban/xdpban.toml", `on_ban = ["/etc/xdpban/told", "<ip>"]`+"\n"+`on_unban = ["/etc/xdpban/told", "<ip>"]`+"\n")
+		r.run("systemctl", "reload", "xdpban")
+		r.run("xdpban", "ban", "203.0.113.50")
+		r.run("xdpban", "unban", "203.0.113.50")
+		r.until("the hooks have run", func() bool {
+			out, _ := r.sys.Run(r.ctx, "xdpban", "status")
+			return regexp.MustCompile(`(?m)^on_unban +/etc/xdpban/told +1 +0 +0 +0 +0$`).MatchString(out)
+		})
+		r.says(r.show("journalctl", "--no-pager", "-o", "cat", "-t", "told"), "203.0.113.50 ban\n", "203.0.113.50 unban\n", `"addr":"203.0.113.50"`,
+			"CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n")
+		if out := r.run("journalctl", "--no-pager", "-o", "cat", "-t", "told"); regexp.MustCompile(`Uid:\t0\t`).MatchString(out) {
+			r.Error("a hook runs as root")
+		}
+		if out, err := r.sys.Run(r.ctx, "ls", "/etc/xdpban/written", "/run/xdpban/written"); err == nil {
+			r.Errorf("a hook has written: %s", out)
+		}
+		r.run("rm", "/etc/xdpban/told")
+		r.write("/etc/xdpban/xdpban.toml", "")
+		r.run("systemctl", "reload", "xdpban")
 	})
 	step("names", func(r *rig) {
 		names := r.serveNames("203.0.113.5")

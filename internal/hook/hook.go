@@ -1,0 +1,334 @@
+// Package hook tells others of bans: programs that an operator names, and
+// webhooks. It is told in the daemon's loop and waits for nothing there: what
+// is to be done waits in bounded queues and is done beside it.
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"maps"
+	"net"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"xdpban/internal/control"
+	"xdpban/jails"
+)
+
+const (
+	programs   = 4    // that run at a time for one pair of on_ban and on_unban
+	maxWaiting = 1000 // events that wait for one pair, or one webhook
+)
+
+// times bound how long things take.
+type times struct {
+	program time.Duration // one run
+	attempt time.Duration // to tell a webhook
+	first   time.Duration // between attempts: twice as long each time
+	longest time.Duration
+	giveUp  time.Duration // after an event
+	stop    time.Duration // for what waits when xdpban stops
+}
+
+func usual() times {
+	return times{program: time.Minute, attempt: 10 * time.Second, first: time.Second, longest: 5 * time.Minute, giveUp: time.Hour, stop: 3 * time.Second}
+}
+
+// Options are what Hooks are made of.
+type Options struct {
+	Host string // this host's name
+	// Socket is where a process without privileges runs programs (see Serve);
+	// empty: Command makes a command that gives them up and becomes one.
+	Socket  string
+	Command func(ctx context.Context, args []string) *exec.Cmd
+	// Dial makes connections for webhooks.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Problem is told what an operator should look at, and nil once it is over.
+	// It may wait.
+	Problem func(ctx context.Context, key string, err error)
+	Log     *slog.Logger
+	Now     func() time.Time
+}
+
+var errStopped = errors.New("xdpban stops")
+
+// Hooks are all who are told of bans.
+type Hooks struct {
+	o       Options
+	times   times
+	ctx     context.Context // ends what is being done
+	cancel  context.CancelCauseFunc
+	closing chan struct{} // closed: nothing is tried again
+	busy    sync.WaitGroup
+	seed    maphash.Seed
+
+	mu       sync.Mutex
+	config   *jails.Config
+	webhooks []*webhook
+	queues   map[string]*queue
+	told     map[toldKey]*told
+}
+
+// toldKey is who is told: the kind is "on_ban", "on_unban" or "webhook".
+type toldKey struct{ kind, name string }
+
+// told is what became of telling one.
+type told struct {
+	control.Hook
+	overflow bool   // events were dropped, and some still wait
+	problem  string // as last told
+}
+
+// queue has what is to be done for one pair of programs, or one webhook. Events
+// of one prefix are in one lane, in their order.
+type queue struct {
+	lanes   []lane
+	waiting int
+}
+
+type lane struct {
+	jobs []job
+	busy bool
+}
+
+// job is one event for one of those who are told.
+type job struct {
+	who    *told
+	notice jails.Notice
+	do     func(ctx context.Context) error
+}
+
+// New makes Hooks that tell nobody until they are configured.
+func New(o Options) *Hooks {
+	h := &Hooks{
+		o: o, times: usual(), closing: make(chan struct{}), seed: maphash.MakeSeed(), config: &jails.Config{},
+		queues: map[string]*queue{}, told: map[toldKey]*told{},
+	}
+	h.ctx, h.cancel = context.WithCancelCause(context.Background())
+	return h
+}
+
+// Configure takes a configuration. What waits is done as it was to be.
+func (h *Hooks) Configure(c *jails.Config) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.config = c
+	h.webhooks = nil
+	for i := range c.Settings.Webhooks {
+		h.webhooks = append(h.webhooks, newWebhook(c.Settings.Webhooks[i], h.o.Dial))
+	}
+	// Those who are configured are in the status, with zeros.
+	for _, w := range h.webhooks {
+		h.of("webhook", w.Name)
+	}
+	names := []string{""}
+	for i := range c.Jails {
+		if c.Jails[i].Enabled {
+			names = append(names, c.Jails[i].Name)
+		}
+	}
+	for _, name := range names {
+		onBan, onUnban := c.HooksOf(name)
+		if len(onBan) > 0 {
+			h.of("on_ban", onBan[0])
+		}
+		if len(onUnban) > 0 {
+			h.of("on_unban", onUnban[0])
+		}
+	}
+}
+
+func (h *Hooks) of(kind, name string) *told {
+	t := h.told[toldKey{kind, name}]
+	if t == nil {
+		t = &told{Hook: control.Hook{Kind: kind, Name: name}}
+		h.told[toldKey{kind, name}] = t
+	}
+	return t
+}
+
+// Tell tells whoever is to be told of it. It waits for nothing.
+func (h *Hooks) Tell(n jails.Notice) {
+	n.Host, n.Time = h.o.Host, h.o.Now().UTC()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	onBan, onUnban := h.config.HooksOf(n.Jail)
+	args, kind := onBan, "on_ban"
+	if n.Event == "unban" {
+		args, kind = onUnban, "on_unban"
+	}
+	if len(args) > 0 {
+		pair := "programs\x00" + first(onBan) + "\x00" + first(onUnban)
+		h.put(pair, programs, job{h.of(kind, args[0]), n, func(ctx context.Context) error { return h.run(ctx, args, n) }})
+	}
+	for _, w := range h.webhooks {
+		if w.Wants(n) {
+			who := h.of("webhook", w.Name)
+			h.put("webhook\x00"+w.Name, 1, job{who, n, func(ctx context.Context) error { return h.post(ctx, w, who, n) }})
+		}
+	}
+}
+
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
+// put has a job done in its turn, or drops it if too many wait.
+func (h *Hooks) put(name string, lanes int, j job) {
+	q := h.queues[name]
+	if q == nil {
+		q = &queue{lanes: make([]lane, lanes)}
+		h.queues[name] = q
+	}
+	if q.waiting >= maxWaiting {
+		j.who.Dropped++
+		if !j.who.overflow {
+			j.who.overflow = true
+			h.o.Log.Error("events are dropped: too many wait", "hook", j.who.Name, "kind", j.who.Kind, "waiting", q.waiting)
+		}
+		return
+	}
+	q.waiting++
+	j.who.Waiting++
+	l := &q.lanes[maphash.String(h.seed, j.notice.Prefix)%uint64(lanes)]
+	l.jobs = append(l.jobs, j)
+	if !l.busy {
+		l.busy = true
+		h.busy.Go(func() { h.work(q, l) })
+	}
+}
+
+// work does what is in a lane until it is empty.
+func (h *Hooks) work(q *queue, l *lane) {
+	for {
+		h.mu.Lock()
+		if len(l.jobs) == 0 || h.ctx.Err() != nil {
+			l.busy = false
+			h.mu.Unlock()
+			return
+		}
+		j := l.jobs[0]
+		l.jobs[0] = job{}
+		if l.jobs = l.jobs[1:]; len(l.jobs) == 0 {
+			l.jobs = nil
+		}
+		q.waiting--
+		j.who.Waiting--
+		j.who.Running++
+		h.mu.Unlock()
+		h.ended(j, j.do(h.ctx))
+	}
+}
+
+// ended counts what became of a job, and says what is wrong.
+func (h *Hooks) ended(j job, err error) {
+	h.mu.Lock()
+	who := j.who
+	who.Running--
+	switch {
+	case err == nil:
+		who.Done++
+		who.Error = ""
+	case errors.Is(err, ErrTime):
+		who.TimedOut++
+	default:
+		who.Failed++
+	}
+	if err != nil {
+		who.Error = err.Error()
+	}
+	if who.overflow && who.Waiting == 0 {
+		who.overflow = false
+		h.o.Log.Warn("no events are dropped any more", "hook", who.Name, "kind", who.Kind, "dropped", who.Dropped)
+	}
+	tell := h.trouble(who, err, "")
+	h.mu.Unlock()
+	if err != nil {
+		h.o.Log.Warn(fmt.Sprintf("%s %s failed for the %s of %s: %s", who.Kind, who.Name, j.notice.Event, j.notice.Addr, err), "jail", j.notice.Jail, "addr", j.notice.Addr)
+	}
+	tell()
+}
+
+// trouble notes what is wrong with who is told, and returns what tells of it
+// outside of the lock: it may wait.
+func (h *Hooks) trouble(who *told, err error, further string) (tell func()) {
+	var problem error
+	switch name := who.Kind + " " + who.Name; {
+	case who.overflow:
+		problem = fmt.Errorf("%s is too slow or doesn't answer: more than %d events wait, the others are dropped", name, maxWaiting)
+	case err != nil:
+		problem = fmt.Errorf("%s: %w%s", name, err, further)
+	}
+	was := who.problem
+	if who.problem = ""; problem != nil {
+		who.problem = problem.Error()
+	}
+	if who.problem == was {
+		return func() {}
+	}
+	return func() { h.o.Problem(h.ctx, "hook "+who.Kind+" "+who.Name, problem) }
+}
+
+// run runs a program.
+func (h *Hooks) run(ctx context.Context, args []string, n jails.Notice) error {
+	input, err := (*jails.Body)(nil).JSON(n)
+	if err != nil {
+		return err
+	}
+	p := program{Args: n.Args(args), Env: append(Environment(), n.Env()...), Input: append(input, '\n'), Limit: h.times.program}
+	if h.o.Socket != "" {
+		return p.ask(ctx, h.o.Socket)
+	}
+	return p.run(ctx, h.o.Command)
+}
+
+// Status says how telling each of them goes.
+func (h *Hooks) Status() []control.Hook {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []control.Hook
+	for _, t := range h.told {
+		all = append(all, t.Hook)
+	}
+	slices.SortFunc(all, func(a, b control.Hook) int {
+		return strings.Compare(a.Kind+"\x00"+a.Name, b.Kind+"\x00"+b.Name)
+	})
+	return all
+}
+
+// Close gives what waits a moment, ends the rest, and says what was left
+// undone. Nothing may be told any more.
+func (h *Hooks) Close() {
+	close(h.closing)
+	done := make(chan struct{})
+	go func() {
+		h.busy.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(h.times.stop):
+	}
+	h.cancel(errStopped)
+	<-done
+	for _, q := range h.queues {
+		left := map[*told]int{}
+		for _, l := range q.lanes {
+			for _, j := range l.jobs {
+				left[j.who]++
+			}
+		}
+		for _, who := range slices.SortedFunc(maps.Keys(left), func(a, b *told) int { return strings.Compare(a.Kind, b.Kind) }) {
+			h.o.Log.Error(fmt.Sprintf("%s %s isn't told of %d events, since xdpban stops", who.Kind, who.Name, left[who]))
+		}
+	}
+}
