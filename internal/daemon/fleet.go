@@ -32,15 +32,17 @@ func (d *Daemon) Walk(ctx context.Context, each func(jails.Ban), done func()) er
 
 // Shared puts in force what other hosts of the fleet have banned, and ends what
 // they no longer ban. This host's allowlist goes first: what it keeps from
-// being banned is returned. With quiet the log has one line for all.
+// being banned is returned. With quiet, or of very many, the log has one line for
+// all, and the history nothing.
 func (d *Daemon) Shared(ctx context.Context, bans []jails.Ban, over []netip.Prefix, quiet bool) (refused []netip.Prefix, err error) {
 	var failed error
-	err = d.do(ctx, func() {
+	quiet = quiet || bulk(len(bans)+len(over))
+	err = d.change(ctx, func() {
 		now := d.o.Now()
 		d.withdraw(over, quiet, now)
 		var news []jails.Ban
 		for _, b := range bans {
-			b.Jail = jails.ByFleet
+			b.Jail, b.Bulk = jails.ByFleet, quiet
 			if b.Over(now) {
 				continue
 			}

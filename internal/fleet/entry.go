@@ -30,28 +30,31 @@ func Key(host string, p netip.Prefix) string {
 }
 
 func parseKey(key string) (host string, p netip.Prefix, err error) {
-	bad := fmt.Errorf("key %.100q is not ban.HOST.ADDRESS-BITS", key)
 	rest, ok := strings.CutPrefix(key, "ban.")
 	host, rest, ok2 := strings.Cut(rest, ".")
 	address, length, ok3 := strings.Cut(rest, "-")
 	if !ok || !ok2 || !ok3 || !jails.FleetName(host) {
-		return "", p, bad
+		return "", p, badKeyError(key)
 	}
 	raw, err := hex.DecodeString(address)
 	if err != nil {
-		return host, p, bad
+		return host, p, badKeyError(key)
 	}
 	a, ok := netip.AddrFromSlice(raw)
 	bits, err := strconv.Atoi(length)
 	if !ok || err != nil {
-		return host, p, bad
+		return host, p, badKeyError(key)
 	}
 	p = netip.PrefixFrom(a, bits)
 	// One prefix has one key: others would be counted twice.
 	if !p.IsValid() || p != p.Masked() || a.Is4In6() || Key(host, p) != key {
-		return host, p, bad
+		return host, p, badKeyError(key)
 	}
 	return host, p, nil
+}
+
+func badKeyError(key string) error {
+	return fmt.Errorf("key %.100q is not ban.HOST.ADDRESS-BITS", key)
 }
 
 // entry is what a host says of one ban; times are Unix milliseconds.
