@@ -38,7 +38,7 @@ type table struct {
 }
 
 var tables = []table{
-	authTable, quietTable, jailsTable, webTable, dropTable, passTable, bansTable, memoryTable, idleTable, readingTable, growthTable,
+	authTable, quietTable, jailsTable, webTable, dropTable, passTable, bansTable, memoryTable, idleTable, readingTable, growthTable, fleetTable,
 }
 
 func main() {

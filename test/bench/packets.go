@@ -137,9 +137,10 @@ func (b *bench) wire() (w *wire, closed func(), err error) {
 			h.Close()
 		}
 	}
+	undo := closed // a return with an error has none
 	defer func() {
 		if err != nil {
-			closed()
+			undo()
 		}
 	}()
 	for name, h := range map[string]**lab.Host{"server": &w.srv, "generator": &w.gen} {
