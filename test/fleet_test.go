@@ -355,6 +355,34 @@ func TestAnAttackOnOneIsDroppedOnAll(t *testing.T) {
 	b.untilBanned(2, fleetOther)
 }
 
+// TestAPartitionHeals: a host that doesn't reach the server bans and unbans on its
+// own, and so do the others; when it reaches it again, all have what all want.
+func TestAPartitionHeals(t *testing.T) {
+	b := newFleetBed(t, false)
+	b.attack(0, fleetBad)
+	b.untilBanned(2, fleetBad)
+	b.run(b.web[2], "ip", "route", "add", "blackhole", natsAddr)
+	b.until("web3 notices", func() bool { return b.status(2).Server == "" })
+	b.attack(0, fleetOther)
+	b.untilBanned(1, fleetOther)
+	b.attack(2, fleetGuest)
+	b.untilBanned(2, fleetGuest)
+	b.run(b.web[0], program(b), "unban", fleetBad)
+	b.untilFree(1, fleetBad)
+	if b.serves(2, fleetBad) || !b.serves(2, fleetOther) || b.serves(2, fleetGuest) || !b.serves(0, fleetGuest) {
+		t.Error("a host that is cut off does something else than it knew and saw itself")
+	}
+	b.run(b.web[2], "ip", "route", "del", "blackhole", natsAddr)
+	for i := range b.web {
+		b.untilFree(i, fleetBad)
+		b.untilBanned(i, fleetOther)
+		b.untilBanned(i, fleetGuest)
+		if !b.serves(i, fleetBad) || b.serves(i, fleetOther) || b.serves(i, fleetGuest) {
+			t.Errorf("%s doesn't do as all want", b.web[i].Name)
+		}
+	}
+}
+
 // TestNoHostWritesInAnothersName: what a host could do with its own key on a
 // server that is set up as docs/fleet.md has it.
 func TestNoHostWritesInAnothersName(t *testing.T) {
@@ -426,12 +454,17 @@ func (b *fleetBed) stop(s *lab.Service) {
 // host drops which decided the ban to the first that the last of the others
 // drops: the source sends numbered packets to all of them all the while.
 func BenchmarkFirstToLast(b *testing.B) {
+	b.Run("server", func(b *testing.B) { firstToLast(b, false) })
+	b.Run("cluster", func(b *testing.B) { firstToLast(b, true) })
+}
+
+func firstToLast(b *testing.B, embedded bool) {
 	const n = 100
 	var sources []string
 	for i := range n {
 		sources = append(sources, fmt.Sprintf("198.51.100.%d", i+100))
 	}
-	bed := newFleetBed(b, false, sources...)
+	bed := newFleetBed(b, embedded, sources...)
 	write := func(from string, times int) {
 		for range times {
 			appendTo(b, bed.web[0], "/var/log/auth.log", failure(time.Now(), from))
