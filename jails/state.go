@@ -177,7 +177,8 @@ func (j *Judge) Discard() {
 	clear(j.brake.changed)
 }
 
-// trackRecord is a track in JSON; times are Unix nanoseconds.
+// trackRecord is a track in JSON, as marshal writes it; times are Unix
+// nanoseconds.
 type trackRecord struct {
 	Window  []entryRecord `json:"window,omitempty"`
 	Ban     *banRecord    `json:"ban,omitempty"`
@@ -186,10 +187,10 @@ type trackRecord struct {
 }
 
 type entryRecord struct {
-	At      int64  `json:"at"`
-	Weight  int    `json:"weight"`
-	Pattern string `json:"pattern,omitempty"`
-	Line    string `json:"line,omitempty"`
+	At      int64   `json:"at"`
+	Weight  int     `json:"weight"`
+	Pattern *string `json:"pattern,omitempty"` // nil: that of the one before, the first's is its ban's
+	Line    string  `json:"line,omitempty"`
 }
 
 type banRecord struct {
@@ -215,29 +216,129 @@ func marshal(v any) []byte {
 	return b
 }
 
+// marshal writes a trackRecord. Under an attack there are thousands each second,
+// and encoding/json would take a multiple of the time.
 func (t *track) marshal() []byte {
-	r := trackRecord{Window: entryRecords(t.window), Strikes: t.strikes, Braked: t.braked}
+	w := make(jsonText, 0, 512)
+	w.open('{')
+	w.entries("window", t.window, "")
 	if b := t.ban; b != nil {
-		r.Ban = &banRecord{
-			b.since, b.until, b.strikes, b.failures, b.pattern, b.evidence, b.from,
-			entryRecords(b.decided), b.standing, b.observed, b.fixed, b.bulk,
+		w.key("ban")
+		w.open('{')
+		w.key("since")
+		w = strconv.AppendInt(w, b.since, 10)
+		w.number("until", b.until)
+		w.number("strikes", int64(b.strikes))
+		w.number("failures", int64(b.failures))
+		w.text("pattern", b.pattern)
+		if len(b.evidence) > 0 {
+			w.key("evidence")
+			w.open('[')
+			for _, line := range b.evidence {
+				w.comma()
+				w.quote(line)
+			}
+			w = append(w, ']')
+		}
+		w.text("from", b.from)
+		w.entries("decided", b.decided, b.pattern)
+		w.flag("standing", b.standing)
+		w.flag("observed", b.observed)
+		w.flag("fixed", b.fixed)
+		w.flag("bulk", b.bulk)
+		w = append(w, '}')
+	}
+	w.number("strikes", int64(t.strikes))
+	w.flag("braked", t.braked)
+	return append(w, '}')
+}
+
+// jsonText is JSON as far as it is written. What is empty is left out.
+type jsonText []byte
+
+func (w *jsonText) open(bracket byte) { *w = append(*w, bracket) }
+
+// comma goes before all members but the first.
+func (w *jsonText) comma() {
+	if last := (*w)[len(*w)-1]; last != '{' && last != '[' {
+		*w = append(*w, ',')
+	}
+}
+
+func (w *jsonText) key(name string) {
+	w.comma()
+	*w = append(*w, '"')
+	*w = append(*w, name...)
+	*w = append(*w, '"', ':')
+}
+
+func (w *jsonText) number(name string, n int64) {
+	if n != 0 {
+		w.key(name)
+		*w = strconv.AppendInt(*w, n, 10)
+	}
+}
+
+func (w *jsonText) flag(name string, on bool) {
+	if on {
+		w.key(name)
+		*w = append(*w, "true"...)
+	}
+}
+
+func (w *jsonText) text(name, s string) {
+	if s != "" {
+		w.key(name)
+		w.quote(s)
+	}
+}
+
+func (w *jsonText) quote(s string) {
+	b := append(*w, '"')
+	from := 0
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == '"' || c == '\\' {
+			const hex = "0123456789abcdef"
+			b = append(b, s[from:i]...)
+			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			from = i + 1
 		}
 	}
-	return marshal(r)
+	b = append(b, s[from:]...)
+	*w = append(b, '"')
 }
 
-func entryRecords(entries []entry) []entryRecord {
-	var out []entryRecord
-	for _, e := range entries {
-		out = append(out, entryRecord{e.at, e.weight, e.pattern, e.line})
+func (w *jsonText) entries(name string, entries []entry, pattern string) {
+	if len(entries) == 0 {
+		return
 	}
-	return out
+	w.key(name)
+	w.open('[')
+	for _, e := range entries {
+		w.comma()
+		w.open('{')
+		w.key("at")
+		*w = strconv.AppendInt(*w, e.at, 10)
+		w.key("weight")
+		*w = strconv.AppendInt(*w, int64(e.weight), 10)
+		if e.pattern != pattern {
+			pattern = e.pattern
+			w.key("pattern")
+			w.quote(pattern)
+		}
+		w.text("line", e.line)
+		*w = append(*w, '}')
+	}
+	*w = append(*w, ']')
 }
 
-func entriesOf(records []entryRecord) []entry {
+func entriesOf(records []entryRecord, pattern string) []entry {
 	var out []entry
 	for _, r := range records {
-		out = append(out, entry{r.At, r.Weight, r.Pattern, r.Line})
+		if r.Pattern != nil {
+			pattern = *r.Pattern
+		}
+		out = append(out, entry{r.At, r.Weight, pattern, r.Line})
 	}
 	return out
 }
@@ -274,11 +375,11 @@ func (j *Judge) Restore(records []Record, now time.Time) error {
 			return fmt.Errorf("restore %s %q: %w", r.Kind, r.Key, err)
 		}
 		t := j.track(j.jail(r.Key[:at]), p)
-		t.window, t.strikes, t.braked, t.saved = entriesOf(v.Window), v.Strikes, v.Braked, true
+		t.window, t.strikes, t.braked, t.saved = entriesOf(v.Window, ""), v.Strikes, v.Braked, true
 		if b := v.Ban; b != nil {
 			t.ban = &ban{
 				since: b.Since, until: b.Until, strikes: b.Strikes, failures: b.Failures, pattern: b.Pattern,
-				decided: entriesOf(b.Decided), evidence: b.Evidence, from: b.From, observed: b.Observed, fixed: b.Fixed, bulk: b.Bulk, index: -1,
+				decided: entriesOf(b.Decided, b.Pattern), evidence: b.Evidence, from: b.From, observed: b.Observed, fixed: b.Fixed, bulk: b.Bulk, index: -1,
 			}
 			if b.Standing {
 				j.stand(t)
