@@ -136,6 +136,7 @@ func (r *reader) readPlain(f *file) error {
 		return nil
 	}
 	f.off += int64(end)
+	r.pace.size += end
 	if at == int64(len(f.start)) && at < startSize {
 		f.setStart(append(f.start[:at:at], b[:min(end, startSize-int(at))]...))
 	} else if at < startSize && len(f.start) < startSize {

@@ -37,6 +37,12 @@ func TestPace(t *testing.T) {
 		}
 		time.Sleep(time.Second)
 		waited(0, paceBurst)
+		p.size = paceSize
+		if longest, _ := waited(0, 1); longest != paceLarge {
+			t.Errorf("after a large one the next waited %s", longest)
+		}
+		time.Sleep(time.Second)
+		waited(0, paceBurst)
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
 		began := time.Now()
