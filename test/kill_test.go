@@ -2,6 +2,7 @@ package test
 
 import (
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -470,7 +471,9 @@ func (w *writer) history(sentinels []string, flags ...string) (bans map[string]h
 	w.Helper()
 	argv := append([]string{program(w)}, flags...)
 	var missing []string
-	if err := lab.Until(w.ctx, "all is read", func() bool {
+	ctx, cancel := context.WithTimeout(w.ctx, time.Minute)
+	defer cancel()
+	if err := lab.Until(ctx, "all is read", func() bool {
 		var list []happened
 		out, err := w.server.Run(w.ctx, append(argv, "history", "--json", "--limit=0")...)
 		if err != nil {
@@ -491,7 +494,12 @@ func (w *writer) history(sentinels []string, flags ...string) (bans map[string]h
 		}
 		return len(missing) == 0
 	}); err != nil {
-		w.Fatalf("%v: not seen: %v\n%s", err, missing, strings.Join(w.events, "\n"))
+		for _, addr := range missing {
+			why, _ := w.server.Run(w.ctx, append(argv, "why", addr)...)
+			w.Logf("why %s: %s", addr, why)
+		}
+		status, _ := w.server.Run(w.ctx, append(argv, "status")...)
+		w.Fatalf("%v: %s: not seen: %v\n%s\n%s", err, strings.Join(flags, " "), missing, status, strings.Join(w.events, "\n"))
 	}
 	return bans
 }
