@@ -727,7 +727,7 @@ func (d *Daemon) sweep() {
 	var early []jails.Ban
 	now := d.o.Now()
 	for _, e := range ended {
-		if b, ok := d.judge.Find(e.Prefix); ok && !b.Over(now) {
+		if b, ok := d.judge.Find(e.Prefix); ok && !b.Over(now.Add(endsAbout)) {
 			early = append(early, b)
 		}
 	}

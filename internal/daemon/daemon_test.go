@@ -267,6 +267,26 @@ func TestRestart(t *testing.T) {
 	}
 }
 
+// A ban that the kernel ends just while the next daemon starts was not ended by
+// hand: it counts as a strike.
+func TestBanEndsAtTheStart(t *testing.T) {
+	w := newWorld(t)
+	_, stop := w.run()
+	w.fail("192.0.2.8", 3)
+	w.untilBanned("192.0.2.8")
+	stop()
+	w.setClock(time.Hour - 500*time.Millisecond)
+	w.kernel.Remove(prefix("192.0.2.8"))
+	d, _ := w.run()
+	w.setClock(time.Second)
+	w.fail("192.0.2.8", 3)
+	w.untilBanned("192.0.2.8")
+	why, err := d.Why(context.Background(), prefix("192.0.2.8"))
+	if err != nil || len(why.Bans) != 1 || why.Bans[0].Strikes != 1 {
+		t.Errorf("%+v, %v; want a second ban with a strike", why.Bans, err)
+	}
+}
+
 // By hand, on the pinned maps, while no daemon runs.
 func TestChangesWhileDown(t *testing.T) {
 	w := newWorld(t)

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"xdpban/internal/source"
 	"xdpban/jails"
@@ -59,6 +60,11 @@ func (d *Daemon) restore() error {
 	return nil
 }
 
+// endsAbout is how exactly the end of a ban is known: the kernel has a clock of
+// its own, and looks at it at another time. What it has ended already must not
+// pass for unbanned by hand, which would forgive the strikes.
+const endsAbout = time.Second
+
 // reconcile makes the kernel's bans and the judge's the same. As long as the
 // kernel's set has been standing since the last checkpoint, it is the truth
 // for what has been banned and unbanned by hand while no daemon ran: the
@@ -85,7 +91,7 @@ func (d *Daemon) reconcile() error {
 	}
 	var missing []jails.Ban
 	for b := range d.judge.Standing() {
-		if _, ok := kernel[b.Prefix]; !ok && !b.Over(now) {
+		if _, ok := kernel[b.Prefix]; !ok && !b.Over(d.o.Now().Add(endsAbout)) {
 			missing = append(missing, b)
 		}
 	}
