@@ -110,9 +110,10 @@ watches = "bans"
 	}
 	if want := (Settings{
 		Interfaces: []string{"eth0", "eth1"}, Mode: "generic", BPFDir: "/sys/fs/bpf/other", Socket: "/run/other.sock", StateDir: "/var/lib/other",
-		IgnoreIP:    []netip.Prefix{addr("192.0.2.7"), addr("198.51.100.0/24"), addr("203.0.113.1"), addr("2001:db8::/48")},
-		IgnoreNames: []string{"admin.example.org", "localhost"},
-		Small:       true, MaxBans: 5000, MaxTracked: 6000, Remember: 7 * 24 * time.Hour,
+		IgnoreIP:       []netip.Prefix{addr("192.0.2.7"), addr("198.51.100.0/24"), addr("203.0.113.1"), addr("2001:db8::/48")},
+		IgnoreNames:    []string{"admin.example.org", "localhost"},
+		IgnoreGateways: true, IgnoreResolvers: true,
+		Small: true, MaxBans: 5000, MaxTracked: 6000, Remember: 7 * 24 * time.Hour,
 	}); !reflect.DeepEqual(c.Settings, want) {
 		t.Errorf("settings\n%+v, want\n%+v", c.Settings, want)
 	}
