@@ -173,8 +173,8 @@ func (b *fleetBed) serve() {
 		fmt.Fprintf(&users, `
     { nkey: %s, permissions: {
       publish: ["$KV.xdpban_web.ban.web%d.>", "xdpban.web.*.web%[2]d", "$JS.API.INFO", "$JS.FC.>",
-        "$JS.API.STREAM.INFO.KV_xdpban_web", "$JS.API.STREAM.CREATE.KV_xdpban_web", "$JS.API.CONSUMER.*.KV_xdpban_web.>", "$JS.API.CONSUMER.CREATE.KV_xdpban_web"]
-      subscribe: ["_INBOX.>", "xdpban.web.>"] } }`, public, i+1)
+        "$JS.API.STREAM.INFO.KV_xdpban_web", "$JS.API.STREAM.CREATE.KV_xdpban_web", "$JS.API.CONSUMER.CREATE.KV_xdpban_web.>", "$JS.API.CONSUMER.INFO.KV_xdpban_web.>", "$JS.API.CONSUMER.DELETE.KV_xdpban_web.>"]
+      subscribe: ["_INBOX.web%[2]d.>", "xdpban.web.>"] } }`, public, i+1)
 	}
 	b.put(b.between, fleetConfig, `
 listen: `+natsAddr+`:4222

@@ -61,7 +61,8 @@ const (
 	ackTime    = 5 * time.Second
 	retryTime  = time.Second
 	helloTime  = 10 * time.Second
-	tickTime   = time.Second
+	tickTime   = 10 * time.Second
+	saveTime   = time.Second      // between commits of the file
 	askTime    = 5 * time.Second  // of a question to the server
 	maxKeys    = 2_000_000        // in a bucket that we make
 	duplicates = 10 * time.Second // the shortest memory that JetStream takes with a bucket's TTL
@@ -77,7 +78,8 @@ const (
 type Fleet struct {
 	o        Options
 	instance string
-	wake     chan struct{} // there is something to write
+	wake     chan struct{} // there is something to write into the bucket
+	unsaved  chan struct{} // and into the file
 	reread   chan struct{} // somebody is heeded again
 
 	mu        sync.Mutex
@@ -103,7 +105,7 @@ type want struct {
 // New makes a Fleet. Nothing happens before Run.
 func New(o Options) *Fleet {
 	return &Fleet{
-		o: o, instance: rand.Text(), wake: make(chan struct{}, 1), reread: make(chan struct{}, 1),
+		o: o, instance: rand.Text(), wake: make(chan struct{}, 1), unsaved: make(chan struct{}, 1), reread: make(chan struct{}, 1),
 		table: newTable(o.Settings), dirty: map[netip.Prefix]want{}, failures: newFailures(),
 	}
 }
@@ -168,7 +170,7 @@ func (f *Fleet) save(kind, key string, value any) {
 		r.Value, _ = json.Marshal(value)
 	}
 	f.saves = append(f.saves, r)
-	poke(f.wake)
+	poke(f.unsaved)
 }
 
 // Eject says whether a host is heeded no more. Its bans end here.
@@ -391,7 +393,7 @@ func (f *Fleet) connect(ctx context.Context, r *run) (*nats.Conn, error) {
 		r.d.Problem(ctx, problemServer, fmt.Errorf("fleet %s: %s: %w: bans made here go on, and are shared when it is back", s.Name, urls, err))
 	}
 	options := []nats.Option{
-		nats.Name("xdpban " + s.Host), nats.SetCustomDialer(dialer{ctx, f.o.Dial}),
+		nats.Name("xdpban " + s.Host), nats.CustomInboxPrefix("_INBOX." + s.Host), nats.SetCustomDialer(dialer{ctx, f.o.Dial}),
 		nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.IgnoreAuthErrorAbort(),
 		nats.ReconnectWait(retryTime / 4), nats.ReconnectJitter(retryTime/4, retryTime),
 		nats.PingInterval(helloTime / 2), nats.MaxPingsOutstanding(2), nats.Timeout(askTime),
@@ -526,6 +528,7 @@ func (r *run) session(ctx context.Context) error {
 func (r *run) follow(ctx context.Context, watch jetstream.KeyWatcher, made time.Time, whole bool) error {
 	tick := time.NewTicker(tickTime)
 	defer tick.Stop()
+	told := false
 	for {
 		done := false
 		select {
@@ -542,11 +545,14 @@ func (r *run) follow(ctx context.Context, watch jetstream.KeyWatcher, made time.
 		case <-tick.C:
 			r.mu.Lock()
 			r.table.tick(r.o.Now())
-			old := r.table.rejected[newSchema]
 			r.mu.Unlock()
-			if old > 0 {
-				r.d.Problem(ctx, problemSchema, fmt.Errorf("fleet %s: a host writes bans in a newer form than this xdpban knows: upgrade it; fleet status counts them", r.o.Settings.Name))
-			}
+		}
+		r.mu.Lock()
+		newer := r.table.rejected[newSchema] > 0
+		r.mu.Unlock()
+		if newer && !told {
+			told = true
+			r.d.Problem(ctx, problemSchema, fmt.Errorf("fleet %s: a host writes bans in a newer form than this xdpban knows: upgrade it; fleet status counts them", r.o.Settings.Name))
 		}
 		if done {
 			r.made = made
@@ -669,12 +675,11 @@ func (r *run) reconcile(ctx context.Context) error {
 
 // keep writes down what was decided here, connected or not.
 func (r *run) keep(ctx context.Context) {
-	tick := time.NewTicker(tickTime)
-	defer tick.Stop()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
-		case <-tick.C:
+		case <-r.unsaved:
+			pause(ctx, saveTime) // more may come
 		}
 		r.mu.Lock()
 		records := r.saves
@@ -688,6 +693,7 @@ func (r *run) keep(ctx context.Context) {
 			r.mu.Lock()
 			r.saves = append(records, r.saves...)
 			r.mu.Unlock()
+			poke(r.unsaved)
 		}
 		r.d.Problem(ctx, problemState, err)
 	}

@@ -339,6 +339,17 @@ func (r *fleetRig) joins(n int) error {
 	if err != nil {
 		return err
 	}
-	r.note(fmt.Sprintf("xdpban/joining_with_%d", n), figures{"ms": (whole - up).Seconds() * 1e3, "host-cpu-µs/ban": float64(use.cpu.Microseconds()) / float64(n)})
+	resident, err := status(daemon.PID(), "VmRSS")
+	if err != nil {
+		return err
+	}
+	served, err := status(r.nats.PID(), "VmRSS")
+	if err != nil {
+		return err
+	}
+	r.note(fmt.Sprintf("xdpban/joining_with_%d", n), figures{
+		"ms": (whole - up).Seconds() * 1e3, "host-cpu-µs/ban": float64(use.cpu.Microseconds()) / float64(n),
+		"host-MB": float64(resident) / 1e6, "server-MB": float64(served) / 1e6,
+	})
 	return stopDaemon(daemon)
 }

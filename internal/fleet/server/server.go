@@ -87,7 +87,7 @@ func natsOptions(o Options) (*server.Options, error) {
 		}
 		options.Nkeys = append(options.Nkeys, &server.NkeyUser{Nkey: key, Permissions: &server.Permissions{
 			Publish:   &server.SubjectPermission{Allow: publishes(f.Name, host)},
-			Subscribe: &server.SubjectPermission{Allow: subscribes(f.Name)},
+			Subscribe: &server.SubjectPermission{Allow: subscribes(f.Name, host)},
 		}})
 	}
 	var between *tls.Config
@@ -136,11 +136,15 @@ func publishes(fleet, host string) []string {
 	return []string{
 		"$KV.xdpban_" + fleet + ".ban." + host + ".>", "xdpban." + fleet + ".*." + host, "$JS.API.INFO", "$JS.FC.>",
 		"$JS.API.STREAM.INFO." + stream, "$JS.API.STREAM.CREATE." + stream,
-		"$JS.API.CONSUMER.*." + stream + ".>", "$JS.API.CONSUMER.CREATE." + stream,
+		"$JS.API.CONSUMER.CREATE." + stream + ".>", "$JS.API.CONSUMER.INFO." + stream + ".>", "$JS.API.CONSUMER.DELETE." + stream + ".>",
 	}
 }
 
-func subscribes(fleet string) []string { return []string{"_INBOX.>", "xdpban." + fleet + ".>"} }
+// subscribes are what a host may read: what is meant for it and for all. It
+// doesn't learn what readers others have, and so can't take them away.
+func subscribes(fleet, host string) []string {
+	return []string{"_INBOX." + host + ".>", "xdpban." + fleet + ".>"}
+}
 
 // tlsConfigs are for the hosts, which may show a certificate, and for the other
 // servers, which must.

@@ -63,7 +63,7 @@ func (p person) public(t *testing.T) string {
 
 func (p person) connect(t *testing.T, url string, o ...nats.Option) (*nats.Conn, error) {
 	t.Helper()
-	nc, err := nats.Connect(url, append(o, nats.Nkey(p.public(t), p.Sign), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))...)
+	nc, err := nats.Connect(url, append(o, nats.Nkey(p.public(t), p.Sign), nats.CustomInboxPrefix("_INBOX.web1"), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))...)
 	if err == nil {
 		t.Cleanup(nc.Close)
 	}
@@ -146,6 +146,7 @@ func TestEachInItsOwnName(t *testing.T) {
 	for _, subject := range []string{
 		"$KV.xdpban_web.ban.web2.c0000201-32", "$KV.xdpban_other.ban.web1.c0000201-32", "xdpban.web.hello.web2",
 		"$JS.API.STREAM.PURGE.KV_xdpban_web", "$JS.API.STREAM.DELETE.KV_xdpban_web", "$JS.API.STREAM.UPDATE.KV_xdpban_web", "$JS.API.STREAM.CREATE.other",
+		"$JS.API.CONSUMER.NAMES.KV_xdpban_web", "$JS.API.CONSUMER.LIST.KV_xdpban_web", "$JS.API.CONSUMER.CREATE.other.x",
 	} {
 		if err := nc.Publish(subject, []byte("{}")); err != nil {
 			t.Fatal(err)
@@ -158,6 +159,15 @@ func TestEachInItsOwnName(t *testing.T) {
 		case <-time.After(patience):
 			t.Errorf("web1 may write to %s", subject)
 		}
+	}
+	if _, err := nc.SubscribeSync("_INBOX.web2.>"); err != nil {
+		t.Fatal(err)
+	}
+	if err := nc.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if text := <-refused; !strings.Contains(text, "_INBOX.web2.>") {
+		t.Errorf("web1 may read what web2 is answered: %s", text)
 	}
 	if err := nc.Publish("xdpban.web.hello.web1", []byte("1")); err != nil {
 		t.Fatal(err)
@@ -280,7 +290,7 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, subject := range append(publishes("web", "web1"), subscribes("web")...) {
+	for _, subject := range append(publishes("web", "web1"), subscribes("web", "web1")...) {
 		if !strings.Contains(string(text), `"`+subject+`"`) {
 			t.Errorf("docs/fleet.md lacks %q", subject)
 		}
