@@ -25,7 +25,7 @@ UNITS := xdpban.service xdpban-net.service xdpban-net.socket xdpban-nats.service
 # Debian packages, by what needs them.
 DEPS_DEMO   := iproute2 iputils-ping openssh-client openssh-server passwd sshpass systemd util-linux
 DEPS_BUILD  := clang-14 llvm-14 clang-format-14 libbpf-dev
-DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) chromium curl fail2ban fish gcc ipset libc6-dev mandoc nftables nginx-light prometheus rpm rsyslog tcpdump tmux xdp-tools xz-utils zsh zstd
+DEPS_TEST   := $(DEPS_BUILD) $(DEPS_DEMO) chromium curl fail2ban fish gcc ipset libc6-dev libsqlite3-0 mandoc nftables nginx-light prometheus rpm rsyslog tcpdump tmux xdp-tools xz-utils zsh zstd
 DEPS_SYSTEM := $(DEPS_DEMO) curl debootstrap lintian systemd-container
 DEPS_KERNEL := $(DEPS_BUILD) cpio iproute2 iputils-ping qemu-system-x86 tcpdump util-linux xdp-tools xz-utils
 DEPS_BENCH  := $(DEPS_DEMO) ethtool fail2ban grep ipset iptables nftables sshguard xdp-tools
@@ -55,6 +55,21 @@ build: ## build ./xdpban, one static binary, and ./xdpban-nats, a server for fle
 .PHONY: deps
 deps: ## install the Debian packages that building and testing need
 	$(call need,$(DEPS_TEST))
+	$(MAKE) -s .cache/crowdsec/.made
+
+# Installing it would ask the Internet for its rules, and run it: what the tests
+# need is in the package.
+.cache/crowdsec/.made:
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	@cd $(@D); \
+	apt-cache show crowdsec >/dev/null 2>&1 || apt-get -o DPkg::Lock::Timeout=300 -qq update; \
+	for pause in 5 30 0; do \
+		apt-get -o APT::Sandbox::User=root -qq download crowdsec && break; sleep $$pause; \
+	done; \
+	dpkg-deb -x crowdsec_*.deb .; \
+	rm crowdsec_*.deb
+	touch $@
 
 .PHONY: corpus
 corpus: ## run fail2ban's annotated logs through its filters, converted; of another copy with FILTERS=DIR LOGS=DIR

@@ -155,6 +155,16 @@ func boot(ctx context.Context, t *testing.T, program string) map[string]*lab.Hos
 	if err := os.WriteFile(server.Path("/run/lab/bin/xdpban"), binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	// As make deps unpacks it.
+	crowdsec, err := filepath.Abs("../../.cache/crowdsec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"crowdsec", "cscli"} {
+		if err := server.Install(name, filepath.Join(crowdsec, "usr/bin", name)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	prefixes := func(list ...string) (all []netip.Prefix) {
 		for _, p := range list {
 			all = append(all, netip.MustParsePrefix(p))
