@@ -119,10 +119,8 @@ func (b *Blocklist) add(bans []Ban, prefixes []netip.Prefix) (n int, err error) 
 			t := tableIndex(prefixes[i])
 			parts[t] = append(parts[t], pending{
 				prefix: prefixes[i],
-				ban: kernBan{
-					Expires: at.expires(bans[i].Until) | uint64(scope),
-					Since:   unixNano(bans[i].Since), Until: unixNano(bans[i].Until), Jail: jail,
-				},
+				ban:    kernBan{Expires: at.expires(bans[i].Until) | uint64(scope)},
+				origin: kernOrigin{Since: unixNano(bans[i].Since), Until: unixNano(bans[i].Until), Jail: jail},
 			})
 		}
 		for i, list := range parts {
@@ -244,7 +242,7 @@ func (b *Blocklist) displace(t table, list []pending, at instant) (gone []Entry,
 
 // entry is a ban in our terms.
 func (b *Blocklist) entry(p pending, at instant) (Entry, error) {
-	jail, err := b.jailName(p.ban.Jail)
+	jail, err := b.jailName(p.origin.Jail)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -258,12 +256,12 @@ func (b *Blocklist) entry(p pending, at instant) (Entry, error) {
 		Ban: Ban{
 			Prefix: p.prefix,
 			Jail:   jail,
-			Since:  fromUnixNano(p.ban.Since),
-			Until:  at.until(p.ban.Expires, p.ban.Until),
+			Since:  fromUnixNano(p.origin.Since),
+			Until:  at.until(p.ban.Expires, p.origin.Until),
 			Ports:  ports,
 		},
-		Packets: p.ban.Packets,
-		Bytes:   p.ban.Bytes,
+		Packets: p.ban.Packets + p.origin.Packets,
+		Bytes:   p.ban.Bytes + p.origin.Bytes,
 	}, nil
 }
 
@@ -368,11 +366,11 @@ func (b *Blocklist) List() iter.Seq2[Entry, error] {
 		}
 		for _, t := range set.tables {
 			at, stopped := now(), false
-			err := t.walk(func(p netip.Prefix, ban kernBan) bool {
-				if at.ended(ban.Expires) {
+			err := t.walkWhole(func(p pending) bool {
+				if at.ended(p.ban.Expires) {
 					return true
 				}
-				e, err := b.entry(pending{p, ban}, at)
+				e, err := b.entry(p, at)
 				stopped = !yield(e, err)
 				return !stopped
 			})
@@ -456,17 +454,18 @@ func (b *Blocklist) Sync(bans []Ban) error {
 	standing := [4]int{}
 	for i, t := range set.tables {
 		var entryErr error
-		err := t.walk(func(p netip.Prefix, have kernBan) bool {
+		err := t.walkWhole(func(have pending) bool {
+			p := have.prefix
 			standing[i]++
 			ban, ok := wanted[p]
 			var e Entry
-			if e, entryErr = b.entry(pending{p, have}, at); entryErr != nil {
+			if e, entryErr = b.entry(have, at); entryErr != nil {
 				return false
 			}
 			switch {
 			case !ok:
 				removed[i] = append(removed[i], p)
-				if at.ended(have.Expires) {
+				if at.ended(have.ban.Expires) {
 					b.swept = append(b.swept, e)
 				}
 			case e.Jail == ban.Jail && e.Since.Equal(ban.Since) && e.Until.Equal(ban.Until) && samePorts(e.Ports, ban.Ports):
@@ -542,15 +541,14 @@ func (b *Blocklist) Covering(p netip.Prefix) ([]Entry, error) {
 		if bits < p.Addr().BitLen() && !lens.has(q) {
 			continue
 		}
-		t := set.tableOf(q)
-		ban, ok, err := t.get(q)
+		have, ok, err := set.tableOf(q).get(q)
 		if err != nil {
 			return out, err
 		}
-		if !ok || at.ended(ban.Expires) {
+		if !ok || at.ended(have.ban.Expires) {
 			continue
 		}
-		e, err := b.entry(pending{q, ban}, at)
+		e, err := b.entry(have, at)
 		if err != nil {
 			return out, err
 		}

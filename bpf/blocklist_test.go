@@ -252,6 +252,19 @@ func TestEveryCPUCounts(t *testing.T) {
 	}
 }
 
+// TestManyCPUs has the verifier follow write_bans over all CPUs of a large
+// machine.
+func TestManyCPUs(t *testing.T) {
+	needLinux(t, 5, 19, "reaching every CPU's value")
+	b := open(t, Options{})
+	for _, table := range b.maps.Load().tables {
+		if table, ok := table.(*bans[kernPrefix6, kernPrefix6]); ok {
+			table.cpus = 1024
+			must(t, table.load(table.writer))
+		}
+	}
+}
+
 func TestReopenKeepsEverything(t *testing.T) {
 	dir := bpffs(t)
 	b := open(t, Options{Dir: dir})
@@ -604,10 +617,11 @@ func TestForeignPins(t *testing.T) {
 		spec       *ebpf.MapSpec
 	}{
 		{"ban4", "type Array", &ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
-		{"ban4", "type PerCPUHash", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
-		{"ban6", "key has 4 bytes", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
-		{"net4", "value has 8 bytes", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 8, ValueSize: 8, MaxEntries: 1}},
-		{"net6", "flags", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 20, ValueSize: 48, MaxEntries: 1, Flags: 1}},
+		{"ban4", "type Hash", &ebpf.MapSpec{Type: ebpf.Hash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
+		{"ban6", "key has 4 bytes", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 4, ValueSize: 24, MaxEntries: 1}},
+		{"net4", "value has 8 bytes", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 8, ValueSize: 8, MaxEntries: 1}},
+		{"net6", "flags", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 20, ValueSize: 24, MaxEntries: 1, Flags: 1}},
+		{"origin4", "type PerCPUHash", &ebpf.MapSpec{Type: ebpf.PerCPUHash, KeySize: 8, ValueSize: 40, MaxEntries: 1}},
 		{"ban4", "type information", untyped},
 		{"ban4", "expires @0+8, bytes @8+8, packets @16+8", swapped("ban4")},
 		{"ban6", "bytes @8+8, packets @16+8", swapped("ban6")},

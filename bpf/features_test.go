@@ -145,7 +145,7 @@ func withoutFeatures(t *testing.T, b *Blocklist) *ebpf.Program {
 	var out struct {
 		Xdpban *ebpf.Program `ebpf:"xdpban"`
 	}
-	must(t, b.assign(spec, &out))
+	must(t, b.maps.Load().assign(spec, &out))
 	t.Cleanup(func() { out.Xdpban.Close() })
 	return out.Xdpban
 }

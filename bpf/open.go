@@ -25,7 +25,7 @@ const DefaultDir = "/sys/fs/bpf/xdpban"
 
 // Schema names the layout of the pinned maps, and the folder that holds
 // them.
-const Schema = "v2"
+const Schema = "v3"
 
 // Limits where Options leave them zero. Maps start small and grow up to them,
 // so a high limit costs nothing.
@@ -54,7 +54,7 @@ type Options struct {
 }
 
 // Small bounds all maps for a machine with little memory: together they take
-// 3 MiB and 22 KiB for each CPU, once they are full. Maps that exist keep
+// 4.5 MiB and 454 KiB for each CPU. Maps that exist keep
 // their size until they are made anew.
 func (o Options) Small() Options {
 	o.MaxBans, o.MaxNets, o.MaxAllow, o.MaxPorts = 1<<13, 1<<10, 1<<10, 1<<8
@@ -85,8 +85,7 @@ type Blocklist struct {
 	scopeCache sync.Map
 
 	mu         sync.Mutex
-	generation uint64    // of meta, as of our last turn
-	writers    [4]writer // one a table
+	generation uint64 // of meta, as of our last turn
 	jails      jailNames
 	swept      []Entry // ended bans that made room, for the next Sweep
 }
@@ -97,8 +96,15 @@ type Blocklist struct {
 type mapSet struct {
 	kernMaps
 	sieve      *sieve
-	tables     []table // ban4, ban6, net4, net6
-	generation uint64  // meta's count of replacements
+	tables     []table  // ban4, ban6, net4, net6
+	writers    *runners // for who holds the lock
+	readers    *runners // for who doesn't
+	generation uint64   // meta's count of replacements
+}
+
+// Close lets go of the maps and the programs that use them.
+func (s *mapSet) Close() error {
+	return errors.Join(s.kernMaps.Close(), s.writers.Close(), s.readers.Close())
 }
 
 // all pairs each map's pin with its place in the set. meta comes last: a set
@@ -107,6 +113,7 @@ func (s *mapSet) all() []namedMap {
 	return []namedMap{
 		{kernMapBan4, &s.Ban4}, {kernMapBan6, &s.Ban6},
 		{kernMapNet4, &s.Net4}, {kernMapNet6, &s.Net6},
+		{kernMapOrigin4, &s.Origin4}, {kernMapOrigin6, &s.Origin6},
 		{kernMapSieve, &s.Sieve},
 		{kernMapAllow4, &s.Allow4}, {kernMapAllow6, &s.Allow6},
 		{kernMapVerdicts, &s.Verdicts}, {kernMapJails, &s.Jails},
@@ -180,17 +187,27 @@ func (b *Blocklist) open(o Options) error {
 		return err
 	}
 	defer unlock()
-	var old *v1
-	if !o.MustExist {
-		if old, err = b.openV1(); err != nil {
-			return err
-		}
+	old, err := b.openV2()
+	if err != nil {
+		return err
 	}
 	if old != nil {
-		defer old.folder.Close()
+		defer old.Close()
 	}
-	return b.openMaps(o, old)
+	if err := b.openMaps(o, old); err != nil || old == nil {
+		return err
+	}
+	for _, step := range b.migration(old) {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("take over from %s: %s: %w", old.dir, step.name, err)
+		}
+	}
+	return nil
 }
+
+// roomForOrigins is one more than there can be entries: only a process that
+// died on an old kernel can leave it without room for an entry's.
+func roomForOrigins(bans, nets uint32) uint32 { return bans + nets + 1 }
 
 // The sizes that maps of bans start with.
 const (
@@ -201,15 +218,22 @@ const (
 // openMaps opens each map's pin, or makes the map and pins it. If any had to
 // be made, somebody has removed pins, or there were none: a new epoch begins,
 // unless those of an older schema are taken over.
-func (b *Blocklist) openMaps(o Options, old *v1) error {
-	interrupted, err := b.mendPins()
+func (b *Blocklist) openMaps(o Options, old *v2) error {
+	interrupted, err := mendPins(b.dir)
 	if err != nil {
 		return err
 	}
 	var fresh bool
 	set := &mapSet{}
 	for _, m := range set.all() {
-		got, made, err := openMap(filepath.Join(b.dir, m.name), b.spec.Maps[m.name], o.MustExist)
+		switch m.name {
+		case kernMapOrigin4:
+			b.spec.Maps[m.name].MaxEntries = roomForOrigins(set.Ban4.MaxEntries(), set.Net4.MaxEntries())
+		case kernMapOrigin6:
+			b.spec.Maps[m.name].MaxEntries = roomForOrigins(set.Ban6.MaxEntries(), set.Net6.MaxEntries())
+		}
+		// A set of an older schema is complete, ours begins with the first try.
+		got, made, err := openMap(filepath.Join(b.dir, m.name), b.spec.Maps[m.name], o.MustExist && old == nil)
 		if err != nil {
 			set.Close()
 			return err
@@ -217,15 +241,19 @@ func (b *Blocklist) openMaps(o Options, old *v1) error {
 		*m.m = got
 		fresh = fresh || made
 	}
-	fresh = fresh && old == nil
 	b.meta = set.Meta
 	b.maps.Store(set)
+	if old != nil {
+		if err := b.writeMeta(old.meta); err != nil {
+			return err
+		}
+	}
 
 	meta, err := b.readMeta()
 	if err != nil {
 		return err
 	}
-	if fresh || meta.Epoch == 0 {
+	if fresh && old == nil || meta.Epoch == 0 {
 		var random [8]byte
 		rand.Read(random[:])
 		meta.Epoch = binary.NativeEndian.Uint64(random[:]) | 1
@@ -243,18 +271,18 @@ func (b *Blocklist) openMaps(o Options, old *v1) error {
 		return err
 	}
 	if old != nil {
-		return b.migrate(old)
+		return nil // its programs are in force yet
 	}
 	if interrupted {
 		if err := b.reload(meta); err != nil {
 			return err
 		}
-		return b.settle()
+		return b.finishReplacement(meta)
 	}
 	if fresh {
-		// A link that outlived its maps' pins filters by maps that
-		// nobody can reach any more.
-		return b.reload(meta)
+		// The sieve may be new where bans aren't, and a link that outlived
+		// its maps' pins filters by maps that nobody can reach any more.
+		return errors.Join(set.sift(), b.reload(meta))
 	}
 	return nil
 }
@@ -449,9 +477,6 @@ func (b *Blocklist) Close() error {
 	if set := b.maps.Load(); set != nil {
 		err = set.Close()
 	}
-	for i := range b.writers {
-		err = errors.Join(err, b.writers[i].Close())
-	}
 	if b.folder != nil {
 		err = errors.Join(err, b.folder.Close())
 	}
@@ -499,11 +524,16 @@ func (b *Blocklist) lock() (set *mapSet, unlock func(), err error) {
 }
 
 func (b *Blocklist) takeTurn() (*mapSet, error) {
-	set, err := b.current()
+	meta, err := b.readMeta()
 	if err != nil {
 		return nil, err
 	}
-	meta, err := b.readMeta()
+	if meta.Replacing != 0 {
+		if meta, err = b.mend(meta); err != nil {
+			return nil, err
+		}
+	}
+	set, err := b.current()
 	if err != nil {
 		return nil, err
 	}

@@ -138,16 +138,16 @@ func (b *Blocklist) load(meta kernMeta, slot uint32) (*ebpf.Program, error) {
 	var out struct {
 		Xdpban *ebpf.Program `ebpf:"xdpban"`
 	}
-	if err := b.assign(spec, &out); err != nil {
+	if err := b.maps.Load().assign(spec, &out); err != nil {
 		return nil, fmt.Errorf("load the XDP program: %w", explain(err))
 	}
 	return out.Xdpban, nil
 }
 
-// assign loads programs that use our maps.
-func (b *Blocklist) assign(spec *ebpf.CollectionSpec, to any) error {
+// assign loads programs that use these maps.
+func (s *mapSet) assign(spec *ebpf.CollectionSpec, to any) error {
 	replacements := map[string]*ebpf.Map{}
-	for _, m := range b.maps.Load().all() {
+	for _, m := range s.all() {
 		replacements[m.name] = *m.m
 		spec.Maps[m.name].MaxEntries = (*m.m).MaxEntries()
 	}

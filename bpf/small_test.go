@@ -51,7 +51,7 @@ func TestSmall(t *testing.T) {
 		t.Logf("%s: %d bytes, %d an entry", m.name, n, n/uint64((*m.m).MaxEntries()))
 		total += n
 	}
-	if most := uint64(3<<20 + 22<<10*ebpf.MustPossibleCPU()); total > most {
+	if most := uint64(9<<19 + 454<<10*ebpf.MustPossibleCPU()); total > most {
 		t.Errorf("all maps take %d bytes, more than %d", total, most)
 	}
 }

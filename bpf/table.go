@@ -14,37 +14,50 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// table is one of the maps of bans.
+// table is one of the maps of bans, with the origins that belong to it.
 type table interface {
 	// String is the map's name.
 	String() string
 	// capacity is the size of the map, limit how far it may grow.
 	capacity() int
 	limit() int
-	get(netip.Prefix) (kernBan, bool, error)
+	// get gives an entry with its origin.
+	get(netip.Prefix) (pending, bool, error)
 	// write makes entries, or changes all but the counts of standing ones.
 	// What found no room is returned, together with ErrFull.
 	write(list []pending) (left []pending, err error)
+	// writeOrigins writes the origins of standing entries, with all of their
+	// counts.
+	writeOrigins([]pending) error
 	// remove returns those that were there, as they were.
 	remove([]netip.Prefix) ([]pending, error)
-	// count adds to the counts of those that are there.
-	count(list []pending) error
-	// walkV1 walks the map that this one was in schema v1.
-	walkV1(*ebpf.Map, func(netip.Prefix, v1Ban)) error
-	// walk yields each entry once; it sees or misses what changes meanwhile.
+	// walk yields each entry once, without its origin; it sees or misses what
+	// changes meanwhile.
 	walk(func(netip.Prefix, kernBan) bool) error
-	// takeCounts empties a map that this one replaced: what it has counted
-	// is added to the entries that are still there.
-	takeCounts(old *ebpf.Map) error
+	// walkWhole is walk with the origins.
+	walkWhole(func(pending) bool) error
 	// victims are the entries that end soonest, soonest first; they are
 	// remembered so that a flood of bans doesn't walk a full map each time.
 	victims(n int) ([]victim, error)
+	// walkV2 walks the map that this one was in schema v2.
+	walkV2(*ebpf.Map, func(pending)) error
 }
 
-// pending is a ban in the kernel's terms.
+// pending is a ban in the kernel's terms. What it has dropped is the counts in
+// ban, summed over the CPUs, and those in origin.
 type pending struct {
 	prefix netip.Prefix
 	ban    kernBan
+	origin kernOrigin
+}
+
+func sum(cpus []kernBan) kernBan {
+	s := kernBan{Expires: cpus[0].Expires}
+	for _, c := range cpus {
+		s.Packets += c.Packets
+		s.Bytes += c.Bytes
+	}
+	return s
 }
 
 type victim struct {
@@ -52,24 +65,26 @@ type victim struct {
 	expires uint64
 }
 
-// dearness orders ends: for ever is the last.
-func dearness(expires uint64) uint64 {
-	if expires <= scopeMask {
-		return math.MaxUint64
-	}
-	return expires
-}
+// dearness orders ends.
+func dearness(expires uint64) uint64 { return expires &^ scopeMask }
 
-// bans is a table with keys K.
-type bans[K comparable] struct {
-	b      *Blocklist
-	index  uint32 // among the tables
-	sieve  *sieve
-	title  string
-	m      *ebpf.Map
-	max    uint32 // how far it may grow
-	key    func(netip.Prefix) K
-	prefix func(K) netip.Prefix
+// bans is a table with keys K, and O in its map of origins.
+type bans[K, O comparable] struct {
+	b       *Blocklist
+	set     *mapSet
+	index   uint32 // among the tables
+	title   string
+	cpus    int
+	m       *ebpf.Map
+	origins *ebpf.Map
+	max     uint32 // how far it may grow
+	key     func(netip.Prefix) K
+	prefix  func(K) netip.Prefix
+
+	originKey    func(netip.Prefix) O
+	originPrefix func(O) netip.Prefix
+
+	writer, reader *runner
 
 	// soonest are the entries that end soonest, soonest first; nil: not
 	// known. Every entry that isn't in it ends no sooner than horizon.
@@ -85,24 +100,35 @@ func (s *mapSet) makeTables(b *Blocklist, meta kernMeta) error {
 			return err
 		}
 	}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return err
+	}
+	if s.writers == nil {
+		s.writers, s.readers = new(runners), new(runners)
+	}
 	s.tables = []table{
-		&bans[[4]byte]{
-			b: b, index: 0, sieve: s.sieve, title: kernMapBan4, m: s.Ban4, max: meta.MaxBans,
-			key:    func(p netip.Prefix) [4]byte { return p.Addr().As4() },
-			prefix: func(k [4]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4(k), 32) },
+		&bans[[4]byte, kernPrefix4]{
+			b: b, set: s, index: 0, title: kernMapBan4, cpus: cpus, m: s.Ban4, origins: s.Origin4, max: meta.MaxBans,
+			key:       func(p netip.Prefix) [4]byte { return p.Addr().As4() },
+			prefix:    func(k [4]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom4(k), 32) },
+			originKey: key4, originPrefix: prefixOf4, writer: &s.writers[0], reader: &s.readers[0],
 		},
-		&bans[[16]byte]{
-			b: b, index: 1, sieve: s.sieve, title: kernMapBan6, m: s.Ban6, max: meta.MaxBans,
-			key:    func(p netip.Prefix) [16]byte { return p.Addr().As16() },
-			prefix: func(k [16]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom16(k), 128) },
+		&bans[[16]byte, kernPrefix6]{
+			b: b, set: s, index: 1, title: kernMapBan6, cpus: cpus, m: s.Ban6, origins: s.Origin6, max: meta.MaxBans,
+			key:       func(p netip.Prefix) [16]byte { return p.Addr().As16() },
+			prefix:    func(k [16]byte) netip.Prefix { return netip.PrefixFrom(netip.AddrFrom16(k), 128) },
+			originKey: key6, originPrefix: prefixOf6, writer: &s.writers[1], reader: &s.readers[1],
 		},
-		&bans[kernPrefix4]{
-			b: b, index: 2, sieve: s.sieve, title: kernMapNet4, m: s.Net4, max: meta.MaxNets,
+		&bans[kernPrefix4, kernPrefix4]{
+			b: b, set: s, index: 2, title: kernMapNet4, cpus: cpus, m: s.Net4, origins: s.Origin4, max: meta.MaxNets,
 			key: key4, prefix: prefixOf4,
+			originKey: key4, originPrefix: prefixOf4, writer: &s.writers[2], reader: &s.readers[2],
 		},
-		&bans[kernPrefix6]{
-			b: b, index: 3, sieve: s.sieve, title: kernMapNet6, m: s.Net6, max: meta.MaxNets,
+		&bans[kernPrefix6, kernPrefix6]{
+			b: b, set: s, index: 3, title: kernMapNet6, cpus: cpus, m: s.Net6, origins: s.Origin6, max: meta.MaxNets,
 			key: key6, prefix: prefixOf6,
+			originKey: key6, originPrefix: prefixOf6, writer: &s.writers[3], reader: &s.readers[3],
 		},
 	}
 	return nil
@@ -161,23 +187,38 @@ func requestKey(p netip.Prefix) kernPrefix6 {
 	return kernPrefix6{Len: k.Len, Addr: [4]uint32{k.Addr}}
 }
 
-func (t *bans[K]) String() string { return t.title }
+func (t *bans[K, O]) String() string { return t.title }
 
-func (t *bans[K]) capacity() int { return int(t.m.MaxEntries()) }
+func (t *bans[K, O]) capacity() int { return int(t.m.MaxEntries()) }
 
-func (t *bans[K]) limit() int { return max(int(t.max), t.capacity()) }
+func (t *bans[K, O]) limit() int { return max(int(t.max), t.capacity()) }
 
-func (t *bans[K]) get(p netip.Prefix) (ban kernBan, ok bool, err error) {
-	if err := t.m.Lookup(t.key(p), &ban); errors.Is(err, ebpf.ErrKeyNotExist) {
-		return ban, false, nil
-	} else if err != nil {
-		return ban, false, fmt.Errorf("look up %s in %s: %w", p, t.title, err)
+func (t *bans[K, O]) get(p netip.Prefix) (pending, bool, error) {
+	out := pending{prefix: p}
+	for again := false; ; again = true {
+		var values []kernBan
+		if there, err := exists(t.m.Lookup(t.key(p), &values)); err != nil || !there {
+			return out, false, wrap(err, "look up %s in %s", p, t.title)
+		}
+		out.ban = sum(values)
+		there, err := exists(t.origins.Lookup(t.originKey(p), &out.origin))
+		// An entry whose origin has gone goes, too.
+		if err != nil || there || again {
+			return out, true, wrap(err, "look up the origin of %s in %s", p, t.origins)
+		}
 	}
-	return ban, true, nil
 }
 
-func (t *bans[K]) write(list []pending) ([]pending, error) {
-	if err := t.sieve.add(list); err != nil {
+// wrap says what was attempted, if it failed.
+func wrap(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf(format+": %w", append(args, err)...)
+}
+
+func (t *bans[K, O]) write(list []pending) ([]pending, error) {
+	if err := t.set.sieve.add(list); err != nil {
 		return list, err
 	}
 	for len(list) > 0 {
@@ -193,25 +234,29 @@ func (t *bans[K]) write(list []pending) ([]pending, error) {
 	return nil, nil
 }
 
-func (t *bans[K]) count(list []pending) error {
-	for len(list) > 0 {
-		n, err := t.request(kernOperationCOUNT, list, nil)
-		if err != nil {
-			return fmt.Errorf("add to the counts of %s in %s: %w", list[n].prefix, t.title, err)
+func (t *bans[K, O]) writeOrigins(list []pending) error {
+	for part := range slices.Chunk(list, batch) {
+		keys, values := make([]O, len(part)), make([]kernOrigin, len(part))
+		for i, p := range part {
+			keys[i], values[i] = t.originKey(p.prefix), p.origin
+			values[i].Packets += p.ban.Packets
+			values[i].Bytes += p.ban.Bytes
 		}
-		list = list[n:]
+		if _, err := t.origins.BatchUpdate(keys, values, nil); err != nil {
+			return fmt.Errorf("write to %s: %w", t.origins, err)
+		}
 	}
 	return nil
 }
 
-func (t *bans[K]) remove(list []netip.Prefix) (were []pending, err error) {
+func (t *bans[K, O]) remove(list []netip.Prefix) (were []pending, err error) {
 	want := make([]pending, 0, min(len(list), maxRequests))
 	for part := range slices.Chunk(list, maxRequests) {
 		want = want[:0]
 		for _, p := range part {
 			want = append(want, pending{prefix: p})
 		}
-		n, err := t.request(kernOperationREMOVE, want, func(p pending) { were = append(were, p) })
+		n, err := t.request(kernOperationREMOVE, want, func(_ int, p pending) { were = append(were, p) })
 		if err != nil {
 			return were, fmt.Errorf("delete %s from %s: %w", want[n].prefix, t.title, err)
 		}
@@ -219,42 +264,59 @@ func (t *bans[K]) remove(list []netip.Prefix) (were []pending, err error) {
 	return were, nil
 }
 
-func (t *bans[K]) takeCounts(old *ebpf.Map) error {
-	var keys []K
-	var list []pending
-	// Entries leave the old map when they are added: if we die in between,
-	// that many are added twice.
-	flush := func() error {
-		if len(list) == 0 {
-			return nil
-		}
-		if err := t.count(list); err != nil {
-			return err
-		}
-		if _, err := old.BatchDelete(keys, nil); err != nil {
-			return fmt.Errorf("empty %s: %w", old, err)
-		}
-		keys, list = keys[:0], list[:0]
-		return nil
-	}
+func (t *bans[K, O]) walk(yield func(netip.Prefix, kernBan) bool) error {
+	return walk(t.m, t.cpus, func(k K, v []kernBan) bool { return yield(t.prefix(k), sum(v)) })
+}
+
+func (t *bans[K, O]) walkWhole(yield func(pending) bool) error {
+	part, has := make([]pending, 0, maxRequests), [maxRequests]bool{}
 	var failed error
-	err := walk(old, 1, func(k K, v []kernBan) bool {
-		if v[0].Packets > 0 {
-			keys, list = append(keys, k), append(list, pending{t.prefix(k), v[0]})
-			if len(list) == maxRequests {
-				failed = flush()
+	flush := func() bool {
+		clear(has[:])
+		_, failed = t.request(kernOperationORIGIN, part, func(i int, p pending) { part[i].origin, has[i] = p.origin, true })
+		for i := 0; i < len(part) && failed == nil; i++ {
+			there := true
+			if !has[i] {
+				part[i], there, failed = t.get(part[i].prefix)
+			}
+			if failed == nil && there && !yield(part[i]) {
+				return false
 			}
 		}
+		part = part[:0]
 		return failed == nil
+	}
+	going := true
+	err := t.walk(func(p netip.Prefix, ban kernBan) bool {
+		part = append(part, pending{prefix: p, ban: ban})
+		if len(part) == maxRequests {
+			going = flush()
+		}
+		return going
 	})
-	if err == nil && failed == nil {
-		failed = flush()
+	if going && err == nil && len(part) > 0 {
+		flush()
 	}
 	return errors.Join(err, failed)
 }
 
-func (t *bans[K]) walk(yield func(netip.Prefix, kernBan) bool) error {
-	return walk(t.m, 1, func(k K, v []kernBan) bool { return yield(t.prefix(k), v[0]) })
+// dropOrphans removes origins whose entry was never made, or is gone.
+func (t *bans[K, O]) dropOrphans() error {
+	var alone []O
+	var failed error
+	err := walk(t.origins, 1, func(k O, _ []kernOrigin) bool {
+		p := t.originPrefix(k)
+		_, there, err := t.set.tableOf(p).get(p)
+		if err == nil && !there {
+			alone = append(alone, k)
+		}
+		failed = err
+		return err == nil
+	})
+	for _, k := range alone {
+		failed = errors.Join(failed, t.origins.Delete(k))
+	}
+	return errors.Join(err, failed)
 }
 
 // walk reads a hash map in batches; values has perKey elements.
@@ -289,7 +351,7 @@ func walk[K, V any](m *ebpf.Map, perKey int, yield func(key K, values []V) bool)
 const memory = 1024
 
 // remember keeps soonest right when an entry is written.
-func (t *bans[K]) remember(p pending) {
+func (t *bans[K, O]) remember(p pending) {
 	if t.soonest == nil || dearness(p.ban.Expires) >= t.horizon {
 		return
 	}
@@ -300,7 +362,7 @@ func (t *bans[K]) remember(p pending) {
 
 func (v victim) compare(w victim) int { return cmp.Compare(dearness(v.expires), dearness(w.expires)) }
 
-func (t *bans[K]) victims(n int) ([]victim, error) {
+func (t *bans[K, O]) victims(n int) ([]victim, error) {
 	if t.soonest != nil {
 		// Some may have been removed since, or been lengthened.
 		good := t.soonest[:0]
@@ -313,7 +375,7 @@ func (t *bans[K]) victims(n int) ([]victim, error) {
 			if err != nil {
 				return nil, err
 			}
-			if ok && r.Expires == v.expires {
+			if ok && r.ban.Expires == v.expires {
 				good = append(good, v)
 			}
 		}

@@ -7,26 +7,35 @@
 #pragma once
 
 /* Ends are CLOCK_MONOTONIC nanoseconds. The low bits are not part of the
- * time (a microsecond of it), they are the ban's scope; an end with none of
- * the bits above them set never comes. */
+ * time (a microsecond of it), they are the ban's scope. What never ends is
+ * said to: an end of 0 has passed, so a slot that nobody has written yet bans
+ * nobody. */
 #define SCOPE_BITS 10
 #define SCOPE_MASK ((1ULL << SCOPE_BITS) - 1)
+#define NEVER (~SCOPE_MASK)
 
 /* Sizes of the fixed tables. */
 #define MAX_JAIL_NAME 64
 #define MAX_IFACES 64
 #define MAX_VLAN_TAGS 4
 
-/* One banned source. All CPUs share it and count in it with atomic adds: with
- * a value for each CPU, a ban would take memory by the number of CPUs, and
- * three times as long to make. The packet path reads the end alone. */
+/* One banned source, on one CPU. The kernel keeps one of these for every
+ * possible CPU, so that each counts in memory of its own: what the packet path
+ * doesn't read is in struct origin. */
 struct ban {
 	__u64 expires;
 	__u64 packets;
 	__u64 bytes;
+};
+
+/* Who banned a source and when, and what has been counted in maps that are
+ * replaced since. Never read by the packet path. */
+struct origin {
 	__s64 since; /* Unix time, ns */
 	__s64 until; /* Unix time, ns; 0: forever */
-	__u32 jail;  /* key of jails */
+	__u64 packets;
+	__u64 bytes;
+	__u32 jail; /* key of jails */
 	__u32 pad;
 };
 
@@ -34,7 +43,7 @@ struct jail_name {
 	char name[MAX_JAIL_NAME];
 };
 
-/* Keys of net and allow: the layout an LPM trie asks for. */
+/* Keys of net, origin and allow: the layout an LPM trie asks for. */
 struct prefix4 {
 	__u32 len;
 	__be32 addr;
@@ -88,7 +97,7 @@ struct meta {
 	__u64 lens6[2];   /* likewise for net6 */
 	__u64 deny_until; /* when policy deny falls back, monotonic ns; 0: never */
 	__u32 sampling;   /* monitor: one drop in so many */
-	__u32 pad;
+	__u32 replacing;  /* maps are being replaced, or whoever did that died */
 };
 
 enum feature {
@@ -129,7 +138,8 @@ struct sample {
 struct request {
 	struct prefix6 key; /* an IPv4 address is where an IPv6 one begins */
 	__u32 found;        /* set by write_bans: there was such an entry */
-	struct ban ban;     /* what to write; removed, what it was */
+	struct ban ban;     /* summed over the CPUs */
+	struct origin origin;
 };
 
 #define MAX_REQUESTS 512
@@ -140,8 +150,8 @@ struct requests {
 
 enum operation {
 	BAN,    /* make the entry, or change all but its counts */
-	COUNT,  /* add to the entry's counts, if it is there */
 	REMOVE, /* and tell what it was */
+	ORIGIN, /* tell the origin */
 };
 
 struct write_args {

@@ -3,59 +3,77 @@ package bpf
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/features"
 )
 
-// maxRequests is how many entries one run of write_bans writes.
+// maxRequests is how many entries one run of write_bans handles.
 const maxRequests = len(kernRequests{}.List)
 
-// writer is write_bans, loaded for one table.
-type writer struct {
+// runner is write_bans for one table, loaded when it is needed.
+type runner struct {
+	mu       sync.Mutex
 	program  *ebpf.Program
 	requests *ebpf.Map
-	maps     uint64 // the generation of maps it was loaded for
-	buffer   *kernRequests
+	buffer   kernRequests
 }
 
-func (w *writer) Close() error {
-	if w.program == nil {
+// runners are one for each table.
+type runners [4]runner
+
+func (rs *runners) Close() (err error) {
+	if rs == nil {
 		return nil
 	}
-	return errors.Join(w.program.Close(), w.requests.Close())
+	for i := range rs {
+		if r := &rs[i]; r.program != nil {
+			err = errors.Join(err, r.program.Close(), r.requests.Close())
+		}
+	}
+	return err
 }
 
-// request has the first of the list written, or removed, and says how many
-// that were; on an error the next one is what it is about. Those that were
-// there go to found: if they are removed, as they were. The lock is held.
-func (t *bans[K]) request(op kernOperation, list []pending, found func(pending)) (n int, err error) {
+// request has the first of the list written, removed, or asked about, and says
+// how many that were; on an error the next one is what it is about. Those that
+// were there go to found, with their place in the list: if they are removed, as
+// they were. The lock is held, but to ask for origins.
+func (t *bans[K, O]) request(op kernOperation, list []pending, found func(int, pending)) (n int, err error) {
 	list = list[:min(len(list), maxRequests)]
-	w, err := t.b.writer(t.index)
-	if errors.Is(err, ebpf.ErrNotSupported) {
+	r := t.writer
+	if op == kernOperationORIGIN {
+		r = t.reader
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if op == kernOperationORIGIN && r.program == nil && len(list) < maxRequests {
+		return t.requestEach(op, list, found) // loading the program takes longer
+	}
+	if err := t.load(r); errors.Is(err, ebpf.ErrNotSupported) {
 		return t.requestEach(op, list, found)
 	} else if err != nil {
 		return 0, err
 	}
 	for i, p := range list {
-		w.buffer.List[i] = kernRequest{Key: requestKey(p.prefix), Ban: p.ban}
+		r.buffer.List[i] = kernRequest{Key: requestKey(p.prefix), Ban: p.ban, Origin: p.origin}
 	}
-	if err := w.requests.Put(uint32(0), w.buffer); err != nil {
+	if err := r.requests.Put(uint32(0), &r.buffer); err != nil {
 		return 0, fmt.Errorf("tell the kernel: %w", err)
 	}
-	done, err := w.program.Run(&ebpf.RunOptions{Context: kernWriteArgs{Operation: uint32(op), Count: uint32(len(list))}})
+	done, err := r.program.Run(&ebpf.RunOptions{Context: kernWriteArgs{Operation: uint32(op), Count: uint32(len(list))}})
 	if err != nil {
 		return 0, fmt.Errorf("run the program that writes bans: %w", err)
 	}
 	n = int(done)
 	if found != nil {
-		if err := w.requests.Lookup(uint32(0), w.buffer); err != nil {
+		if err := r.requests.Lookup(uint32(0), &r.buffer); err != nil {
 			return 0, fmt.Errorf("ask the kernel: %w", err)
 		}
-		for i, r := range w.buffer.List[:n] {
-			if r.Found != 0 {
-				found(pending{list[i].prefix, r.Ban})
+		for i, q := range r.buffer.List[:n] {
+			if q.Found != 0 {
+				found(i, pending{list[i].prefix, q.Ban, q.Origin})
 			}
 		}
 	}
@@ -63,36 +81,36 @@ func (t *bans[K]) request(op kernOperation, list []pending, found func(pending))
 		return n, nil
 	}
 	// The program doesn't say what was wrong with the next one.
-	if err := t.m.Update(t.key(list[n].prefix), list[n].ban, ebpf.UpdateNoExist); err != nil {
-		return n, err
-	}
-	return n + 1, nil
+	one, err := t.requestEach(op, list[n:n+1], func(_ int, p pending) {
+		if found != nil {
+			found(n, p)
+		}
+	})
+	return n + one, err
 }
 
-// writer loads write_bans for a table. The error is ErrNotSupported if the
+// load loads write_bans for a table. The error is ErrNotSupported if the
 // kernel doesn't know such programs.
-func (b *Blocklist) writer(table uint32) (*writer, error) {
-	set, w := b.maps.Load(), &b.writers[table]
-	if w.program != nil && w.maps == set.generation {
-		return w, nil
+func (t *bans[K, O]) load(r *runner) error {
+	if r.program != nil {
+		return nil
 	}
-	if err := features.HaveProgramHelper(ebpf.Syscall, asm.FnMapUpdateElem); err != nil {
-		return nil, err
+	if err := features.HaveProgramHelper(ebpf.Syscall, asm.FnMapLookupPercpuElem); err != nil {
+		return err
 	}
-	spec := b.spec.Copy()
-	if err := spec.Variables[kernVarTable].Set(table); err != nil {
-		return nil, err
+	spec := t.b.spec.Copy()
+	for name, value := range map[string]uint32{kernVarTable: t.index, kernVarCpus: uint32(t.cpus)} {
+		if err := spec.Variables[name].Set(value); err != nil {
+			return err
+		}
 	}
 	var out struct {
 		Program  *ebpf.Program `ebpf:"write_bans"`
 		Requests *ebpf.Map     `ebpf:"requests"`
 	}
-	if err := b.assign(spec, &out); err != nil {
-		return nil, fmt.Errorf("load the program that writes bans: %w", explain(err))
+	if err := t.set.assign(spec, &out); err != nil {
+		return fmt.Errorf("load the program that writes bans: %w", explain(err))
 	}
-	if err := w.Close(); err != nil {
-		return nil, err
-	}
-	*w = writer{out.Program, out.Requests, set.generation, new(kernRequests)}
-	return w, nil
+	r.program, r.requests = out.Program, out.Requests
+	return nil
 }

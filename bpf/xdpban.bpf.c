@@ -40,8 +40,10 @@ volatile const __u64 deny_until;
 volatile const __u32 sampling;
 /* The sieve has 2^(64 - sieve_shift) bits. */
 volatile const __u32 sieve_shift = 64 - 6;
-/* Where write_bans writes: ban4, ban6, net4 or net6. */
+/* Where write_bans writes: ban4, ban6, net4 or net6; and how many CPUs there
+ * may be. */
 volatile const __u32 table;
+volatile const __u32 cpus = 1;
 /* Only here so that these get into the BTF, from which Go's types come. */
 volatile const enum outcome outcome_type;
 volatile const enum operation operation_type;
@@ -72,35 +74,51 @@ volatile const struct probe6 probes6[MAX_PROBES6];
  *
  * Bans are preallocated: without, an insert takes several times as long, and
  * now and then finds no memory in the middle of a flood. The maps start small
- * and are replaced by larger ones as they fill.
+ * and are replaced by larger ones as they fill. Each CPU counts in a value of
+ * its own: in a flood none waits for another's cache line.
  */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 1);
 	__type(key, __be32);
 	__type(value, struct ban);
 } ban4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct addr6);
 	__type(value, struct ban);
 } ban6 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct prefix4);
 	__type(value, struct ban);
 } net4 SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(max_entries, 1);
 	__type(key, struct prefix6);
 	__type(value, struct ban);
 } net6 SEC(".maps");
+
+/* Of addresses and subnets alike. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct prefix4);
+	__type(value, struct origin);
+} origin4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct prefix6);
+	__type(value, struct origin);
+} origin6 SEC(".maps");
 
 /*
  * A bit for each entry of those four: where it isn't set there is no entry,
@@ -291,7 +309,7 @@ static __always_inline struct counter *blocked(const struct packet *p, __u32 sco
  * packet. */
 static __always_inline bool standing(const struct ban *b, const struct packet *p)
 {
-	if (!b || (b->expires > SCOPE_MASK && b->expires <= now()))
+	if (!b || (b->expires < NEVER && b->expires <= now()))
 		return false;
 	if (p->in_use & FEATURE_SCOPES && b->expires & SCOPE_MASK)
 		return blocked(p, b->expires & SCOPE_MASK);
@@ -477,8 +495,8 @@ static __always_inline enum outcome judge_source(const struct packet *p)
 	if (b) {
 		if (allowed(p))
 			return PASS_ALLOWED;
-		__sync_fetch_and_add(&b->packets, 1);
-		__sync_fetch_and_add(&b->bytes, p->bytes);
+		b->packets++;
+		b->bytes += p->bytes;
 		return o;
 	}
 	/* Policy deny can be tried out: then it falls back by itself, in case
@@ -622,17 +640,22 @@ struct {
 	__type(value, struct requests);
 } requests SEC(".maps");
 
+#define MAX_CPUS 4096
+
 /* write_ban writes one entry, and says whether it found room. It is a function
  * of its own for the verifier, which goes through it once and not for each
- * turn of the loop below. */
+ * turn of the loop below. Of counts it writes none: they are their CPUs'. */
 __attribute__((noinline)) int write_ban(__u32 index, __u32 operation)
 {
 	void *map = table == 0   ? (void *)&ban4
 	            : table == 1 ? (void *)&ban6
 	            : table == 2 ? (void *)&net4
 	                         : (void *)&net6;
-	__u32 zero = 0;
+	void *origins = table % 2 ? (void *)&origin6 : (void *)&origin4;
+	__u32 zero = 0, possible = cpus;
 	struct requests *rs = bpf_map_lookup_elem(&requests, &zero);
+	struct ban sum = {};
+	struct origin *o = NULL;
 	struct request *r;
 	struct ban *b;
 	void *key;
@@ -642,23 +665,53 @@ __attribute__((noinline)) int write_ban(__u32 index, __u32 operation)
 	r = &rs->list[index];
 	/* Single addresses are kept without their length. */
 	key = table < 2 ? (void *)&r->key.addr : (void *)&r->key;
-	b = bpf_map_lookup_elem(map, key);
-	r->found = !!b;
-	if (!b)
-		return operation != BAN || !bpf_map_update_elem(map, key, &r->ban, BPF_NOEXIST);
-	if (operation == REMOVE) {
-		r->ban = *b;
-		bpf_map_delete_elem(map, key);
-		return 1;
-	}
 	if (operation == BAN) {
-		b->expires = r->ban.expires;
-		b->since = r->ban.since;
-		b->until = r->ban.until;
-		b->jail = r->ban.jail;
+		/* The origin is there before the entry, and goes after it. */
+		bool fresh = !bpf_map_update_elem(origins, &r->key, &r->origin, BPF_NOEXIST);
+
+		if (!fresh) {
+			o = bpf_map_lookup_elem(origins, &r->key);
+			if (!o)
+				return 0;
+			o->since = r->origin.since;
+			o->until = r->origin.until;
+			o->jail = r->origin.jail;
+		}
+		/* On the other CPUs, a new one has an end of 0 until the loop. */
+		if (bpf_map_update_elem(map, key, &r->ban, BPF_NOEXIST) &&
+		    !bpf_map_lookup_elem(map, key)) {
+			if (fresh)
+				bpf_map_delete_elem(origins, &r->key);
+			return 0;
+		}
+	} else {
+		o = bpf_map_lookup_elem(origins, &r->key);
+		if (operation == ORIGIN) {
+			r->found = !!o;
+			if (o)
+				r->origin = *o;
+			return 1;
+		}
 	}
-	__sync_fetch_and_add(&b->packets, r->ban.packets);
-	__sync_fetch_and_add(&b->bytes, r->ban.bytes);
+	for (__u32 cpu = 0; cpu < MAX_CPUS && cpu < possible; cpu++) {
+		b = bpf_map_lookup_percpu_elem(map, key, cpu);
+		r->found = !!b;
+		if (!b)
+			break;
+		if (operation == BAN)
+			b->expires = r->ban.expires;
+		sum.expires = b->expires;
+		sum.packets += b->packets;
+		sum.bytes += b->bytes;
+	}
+	if (operation == REMOVE) {
+		r->ban = sum;
+		bpf_map_delete_elem(map, key);
+		if (o) {
+			r->origin = *o;
+			bpf_map_delete_elem(origins, &r->key);
+		}
+	}
 	return 1;
 }
 

@@ -28,10 +28,6 @@ type kernBan struct {
 	Expires uint64
 	Packets uint64
 	Bytes   uint64
-	Since   int64
-	Until   int64
-	Jail    uint32
-	Pad     uint32
 }
 
 type kernCounter struct {
@@ -74,16 +70,26 @@ type kernMeta struct {
 	Lens6      [2]uint64
 	DenyUntil  uint64
 	Sampling   uint32
-	Pad        uint32
+	Replacing  uint32
 }
 
 type kernOperation uint32
 
 const (
 	kernOperationBAN    kernOperation = 0
-	kernOperationCOUNT  kernOperation = 1
-	kernOperationREMOVE kernOperation = 2
+	kernOperationREMOVE kernOperation = 1
+	kernOperationORIGIN kernOperation = 2
 )
+
+type kernOrigin struct {
+	_       structs.HostLayout
+	Since   int64
+	Until   int64
+	Packets uint64
+	Bytes   uint64
+	Jail    uint32
+	Pad     uint32
+}
 
 type kernOutcome uint32
 
@@ -131,10 +137,11 @@ type kernProbe6 struct {
 }
 
 type kernRequest struct {
-	_     structs.HostLayout
-	Key   kernPrefix6
-	Found uint32
-	Ban   kernBan
+	_      structs.HostLayout
+	Key    kernPrefix6
+	Found  uint32
+	Ban    kernBan
+	Origin kernOrigin
 }
 
 type kernRequests struct {
@@ -172,6 +179,8 @@ const (
 	kernMapMeta          = "meta"
 	kernMapNet4          = "net4"
 	kernMapNet6          = "net6"
+	kernMapOrigin4       = "origin4"
+	kernMapOrigin6       = "origin6"
 	kernMapPipeline      = "pipeline"
 	kernMapPorts         = "ports"
 	kernMapRequests      = "requests"
@@ -180,6 +189,7 @@ const (
 	kernProgWriteBans    = "write_bans"
 	kernProgXdpban       = "xdpban"
 	kernVarCoarseClock   = "coarse_clock"
+	kernVarCpus          = "cpus"
 	kernVarDenyUntil     = "deny_until"
 	kernVarFeatures      = "features"
 	kernVarMultiBuffer   = "multi_buffer"
@@ -256,6 +266,8 @@ type kernMapSpecs struct {
 	Meta     *ebpf.MapSpec `ebpf:"meta"`
 	Net4     *ebpf.MapSpec `ebpf:"net4"`
 	Net6     *ebpf.MapSpec `ebpf:"net6"`
+	Origin4  *ebpf.MapSpec `ebpf:"origin4"`
+	Origin6  *ebpf.MapSpec `ebpf:"origin6"`
 	Pipeline *ebpf.MapSpec `ebpf:"pipeline"`
 	Ports    *ebpf.MapSpec `ebpf:"ports"`
 	Requests *ebpf.MapSpec `ebpf:"requests"`
@@ -268,6 +280,7 @@ type kernMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type kernVariableSpecs struct {
 	CoarseClock   *ebpf.VariableSpec `ebpf:"coarse_clock"`
+	Cpus          *ebpf.VariableSpec `ebpf:"cpus"`
 	DenyUntil     *ebpf.VariableSpec `ebpf:"deny_until"`
 	Features      *ebpf.VariableSpec `ebpf:"features"`
 	MultiBuffer   *ebpf.VariableSpec `ebpf:"multi_buffer"`
@@ -314,6 +327,8 @@ type kernMaps struct {
 	Meta     *ebpf.Map `ebpf:"meta"`
 	Net4     *ebpf.Map `ebpf:"net4"`
 	Net6     *ebpf.Map `ebpf:"net6"`
+	Origin4  *ebpf.Map `ebpf:"origin4"`
+	Origin6  *ebpf.Map `ebpf:"origin6"`
 	Pipeline *ebpf.Map `ebpf:"pipeline"`
 	Ports    *ebpf.Map `ebpf:"ports"`
 	Requests *ebpf.Map `ebpf:"requests"`
@@ -333,6 +348,8 @@ func (m *kernMaps) Close() error {
 		m.Meta,
 		m.Net4,
 		m.Net6,
+		m.Origin4,
+		m.Origin6,
 		m.Pipeline,
 		m.Ports,
 		m.Requests,
@@ -346,6 +363,7 @@ func (m *kernMaps) Close() error {
 // It can be passed to loadKernObjects or ebpf.CollectionSpec.LoadAndAssign.
 type kernVariables struct {
 	CoarseClock   *ebpf.Variable `ebpf:"coarse_clock"`
+	Cpus          *ebpf.Variable `ebpf:"cpus"`
 	DenyUntil     *ebpf.Variable `ebpf:"deny_until"`
 	Features      *ebpf.Variable `ebpf:"features"`
 	MultiBuffer   *ebpf.Variable `ebpf:"multi_buffer"`

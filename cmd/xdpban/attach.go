@@ -18,7 +18,7 @@ import (
 type attachCmd struct {
 	Interface []string `arg:"" optional:"" help:"Interfaces; without any, those of the default routes."`
 	Mode      string   `help:"How: native, generic, offload, or auto (native, else generic)." enum:"auto,native,generic,offload" default:"auto"`
-	Small     bool     `help:"Bound all maps for a machine with little memory: 8192 addresses and 1024 subnets each for IPv4 and IPv6, 3 MiB in all. Maps that exist keep their size."`
+	Small     bool     `help:"Bound all maps for a machine with little memory: 8192 addresses and 1024 subnets each for IPv4 and IPv6, 4.5 MiB and 454 KiB for each CPU. Maps that exist keep their size."`
 	Replace   bool     `help:"Take another XDP program off the interface first."`
 	Owner     string   `help:"Give the pinned maps to this user and group." placeholder:"USER:GROUP"`
 	PinMode   string   `help:"With --owner: the pins' mode." default:"640" placeholder:"MODE"`
