@@ -27,6 +27,9 @@ type Ban struct {
 	Failures int       // failures that led to it
 	Pattern  string    // the failregex that matched last
 	Evidence []string  // the lines behind it, bounded, oldest first
+	// EvidenceAt says when each of these failures was, in milliseconds of Unix
+	// time; none, if that isn't known.
+	EvidenceAt []int64 `json:",omitempty"`
 	// Observed says that the jail only observes: nothing may be dropped.
 	Observed bool
 	// Ports are what it is limited to; none: everything of the source.

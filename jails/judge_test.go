@@ -135,7 +135,8 @@ func TestEvidence(t *testing.T) {
 	f.Count = 2 // lines of one session: one failure
 	b.Failure("sshd", f, at(2))
 	bans := b.Failure("sshd", failure("192.0.2.1", 1), at(3))
-	if len(bans) != 1 || bans[0].Failures != 3 || !slices.Equal(bans[0].Evidence, []string{"192.0.2.1 at 0", "192.0.2.1 at 1", "192.0.2.1 at 2"}) {
+	if len(bans) != 1 || bans[0].Failures != 3 || !slices.Equal(bans[0].Evidence, []string{"192.0.2.1 at 0", "192.0.2.1 at 1", "192.0.2.1 at 2"}) ||
+		!slices.Equal(bans[0].EvidenceAt, []int64{at(0).UnixMilli(), at(1).UnixMilli(), at(2).UnixMilli()}) {
 		t.Errorf("bans %+v", bans)
 	}
 

@@ -98,6 +98,7 @@ func (t *track) asBan(b *ban) Ban {
 	for _, e := range b.decided[max(len(b.decided)-most, 0):] {
 		if e.line != "" {
 			out.Evidence = append(out.Evidence, e.line)
+			out.EvidenceAt = append(out.EvidenceAt, time.Unix(0, e.at).UnixMilli())
 		}
 	}
 	return out

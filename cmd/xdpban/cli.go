@@ -59,6 +59,7 @@ type grammar struct {
 	Why      whyCmd      `cmd:"" group:"Looking" help:"Say why an address is banned, or how near it is to it."`
 	History  historyCmd  `cmd:"" group:"Looking" help:"Show past bans and unbans."`
 	Report   reportCmd   `cmd:"" group:"Looking" help:"Sum up the last days, as text, as a page or as JSON."`
+	Abuse    abuseCmd    `cmd:"" group:"Looking" help:"Write a report about an address for who answers for it, with the lines behind its bans."`
 	Monitor  monitorCmd  `cmd:"" group:"Looking" help:"Show dropped packets as they come."`
 	Run      runCmd      `cmd:"" group:"Running" help:"Protect this host: read the logs, ban, until told to stop."`
 	Check    checkCmd    `cmd:"" group:"Configuration" help:"Check the configuration: all that is wrong, in one go."`

@@ -276,7 +276,8 @@ var (
 			Strikes: 1, Failures: 5,
 			Pattern: "^Failed password for <F-USER>.*</F-USER> from <ADDR> port \\d+$",
 			// What an attacker would like to send to a terminal.
-			Evidence: []string{"Failed password for \x1b]0;owned\x07\u009b2Jroot\u202e from 203.0.113.5 port 22 \xff"},
+			Evidence:   []string{"Failed password for \x1b]0;owned\x07\u009b2Jroot\u202e from 203.0.113.5 port 22 \xff"},
+			EvidenceAt: []time.Time{fakeSince.Add(-time.Second)},
 		},
 		{Prefix: netip.MustParsePrefix("2001:db8:bad::/48"), Jail: "feed", Since: fakeSince},
 	}
@@ -307,7 +308,7 @@ func (fakeDaemon) Status(context.Context) (control.Status, error) {
 func (fakeDaemon) List(_ context.Context, q control.ListQuery) iter.Seq2[control.Ban, error] {
 	return func(yield func(control.Ban, error) bool) {
 		for _, b := range fakeBans {
-			b.Pattern, b.Evidence = "", nil
+			b.Pattern, b.Evidence, b.EvidenceAt = "", nil, nil
 			if (q.Jail == "" || q.Jail == b.Jail) && !yield(b, nil) {
 				return
 			}

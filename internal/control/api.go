@@ -150,6 +150,9 @@ type Ban struct {
 	// leaves both out.
 	Pattern  string   `json:"pattern,omitempty"`
 	Evidence []string `json:"evidence,omitempty"`
+	// EvidenceAt says when the failure of each line was; none, if that isn't
+	// known.
+	EvidenceAt []time.Time `json:"evidence_at,omitempty"`
 	// From says which hosts of the fleet made it, by which jails.
 	From string `json:"from,omitempty"`
 }
@@ -162,6 +165,9 @@ func FromJail(b jails.Ban) Ban {
 	}
 	for _, r := range b.Ports {
 		w.Ports = append(w.Ports, r.String())
+	}
+	for _, at := range b.EvidenceAt {
+		w.EvidenceAt = append(w.EvidenceAt, time.UnixMilli(at).UTC())
 	}
 	return w
 }
