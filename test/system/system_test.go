@@ -388,17 +388,28 @@ func TestPackageOnDebian(t *testing.T) {
 		}
 	})
 	step("hooks", func(r *rig) {
-		r.write("/etc/xdpban/told", "#!/bin/sh\n{ echo \"$1 $XDPBAN_EVENT\"; cat; echo; grep -E '^(Uid|Groups|Cap|NoNewPrivs|Seccomp):' /proc/self/status; } | systemd-cat -t told\n"+
+		r.write("/etc/xdpban/told", "#!/bin/sh\n{ echo \"$1 $XDPBAN_EVENT\"; cat; echo; grep -E '^(Uid|Groups|Cap...|NoNewPrivs|Seccomp):' /proc/self/status; } | systemd-cat -t told\n"+
 			"touch /etc/xdpban/written /run/xdpban/written && exit 9\nexit 0\n")
 		r.run("chmod", "755", "/etc/xdpban/told")
-		r.write("/etc/xdpban/xdpban.toml", `on_ban = ["/etc/xdpban/told", "<ip>"]`+"\n"+`on_unban = ["/etc/xdpban/told", "<ip>"]`+"\n")
+		r.write("/etc/xdpban/xdpban.toml", `on_ban = ["/etc/xdpban/told", "<ip>"]`+"\n"+`on_unban = ["/etc/xdpban/told", "<ip>"]`+"\n"+
+			"[[webhook]]\nname = \"here\"\nurl = \"http://127.0.0.1:8085/x\"\n")
+		r.run("systemd-run", "--quiet", "--unit=listener", "python3", "-u", "-c", `import http.server
+class H(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        print("posted", self.rfile.read(int(self.headers["Content-Length"])).decode())
+        self.send_response(204)
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", 8085), H).serve_forever()`)
 		r.run("systemctl", "reload", "xdpban")
 		r.run("xdpban", "ban", "203.0.113.50")
 		r.run("xdpban", "unban", "203.0.113.50")
 		r.until("the hooks have run", func() bool {
 			out, _ := r.sys.Run(r.ctx, "xdpban", "status")
-			return regexp.MustCompile(`(?m)^on_unban +/etc/xdpban/told +1 +0 +0 +0 +0$`).MatchString(out)
+			return regexp.MustCompile(`(?m)^on_unban +/etc/xdpban/told +1 +0 +0 +0 +0$`).MatchString(out) &&
+				regexp.MustCompile(`(?m)^webhook +here +1 +0 +0 +0 +0$`).MatchString(out)
 		})
+		r.says(r.show("journalctl", "--no-pager", "-o", "cat", "-u", "listener"), `posted {"event":"ban","host":"web"`)
+		r.run("systemctl", "stop", "listener")
 		r.says(r.show("journalctl", "--no-pager", "-o", "cat", "-t", "told"), "203.0.113.50 ban\n", "203.0.113.50 unban\n", `"addr":"203.0.113.50"`,
 			"CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\n")
 		if out := r.run("journalctl", "--no-pager", "-o", "cat", "-t", "told"); regexp.MustCompile(`Uid:\t0\t`).MatchString(out) {
