@@ -61,7 +61,7 @@ func (t *Tree) blocked(j *Jail) blocked {
 	for _, a := range j.Actions {
 		blocks, allPorts := t.blocking(a)
 		if !blocks {
-			b.notes = append(b.notes, Note{a.Origin, "action", a.Name + " is not carried over: xdpban blocks, and does nothing else on a ban"})
+			b.notes = append(b.notes, Note{a.Origin, "action", a.Name + " is not carried over: xdpban blocks; on_ban and on_unban can run a program besides"})
 			continue
 		}
 		if opens(a) {

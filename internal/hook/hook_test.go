@@ -322,3 +322,20 @@ func TestExec(t *testing.T) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// BenchmarkTell is what the loop pays for an event, while a program hangs and
+// the queue is full.
+func BenchmarkTell(b *testing.B) {
+	h := New(Options{
+		Command: bare, Now: time.Now, Dial: (&net.Dialer{}).DialContext, Log: slog.New(slog.DiscardHandler),
+		Problem: func(context.Context, string, error) {},
+	})
+	h.times.stop = 0
+	h.Configure(onBan("/bin/sleep", "1000"))
+	defer h.Close()
+	n := notice("ban", "203.0.113.5")
+	b.ReportAllocs()
+	for b.Loop() {
+		h.Tell(n)
+	}
+}
