@@ -339,7 +339,7 @@ func (r *fleetRig) joins(n int) error {
 	if err != nil {
 		return err
 	}
-	resident, err := status(daemon.PID(), "VmRSS")
+	resident, err := settle(r.bench, daemon.PID())
 	if err != nil {
 		return err
 	}
