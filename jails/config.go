@@ -87,6 +87,7 @@ func Load(shipped fs.FS, dir string) (*Config, Problems) {
 	c.Settings = l.readSettings()
 	l.placeless = len(c.Settings.Places) == 0
 	l.readJails(c)
+	l.warnMentioned(c)
 	if len(l.problems) > 0 {
 		rank := map[string]int{}
 		for i, name := range l.names {
@@ -137,6 +138,7 @@ type loader struct {
 	placeless bool
 	problems  Problems
 	warnings  Problems
+	mentioned []item // jails that other tables name
 }
 
 // file is one file of configuration.

@@ -116,6 +116,7 @@ func (r *reader) webhooks(to *[]Webhook) {
 					in.say(i.at, `%q can't be the name of a jail; write such as "sshd", or "*" for all`, i.text)
 				}
 			}
+			r.l.mentioned = append(r.l.mentioned, items...)
 			w.Jails = textsOf(items)
 		}
 		if items, ok := in.list("events", `"ban", "unban"`); ok {
@@ -137,6 +138,25 @@ func (r *reader) webhooks(to *[]Webhook) {
 		}
 		in.rest()
 		*to = append(*to, w)
+	}
+}
+
+// warnMentioned warns of jails that are told of and that nobody configured: bans
+// by hand may go under any name.
+func (l *loader) warnMentioned(c *Config) {
+	var known []string
+	for i := range c.Jails {
+		known = append(known, c.Jails[i].Name)
+	}
+	for _, i := range l.mentioned {
+		if i.text == "*" || i.text == Manual || slices.Contains(known, i.text) {
+			continue
+		}
+		hint := ""
+		if to := similar(i.text, known); to != "" {
+			hint = fmt.Sprintf("; did you mean %q?", to)
+		}
+		(&reader{l: l}).warn(i.at, "there is no jail %q%s", i.text, hint)
 	}
 }
 

@@ -36,6 +36,11 @@ func hooksOf(t testing.TB) []Webhook {
 
 func TestWebhooks(t *testing.T) {
 	hooks := hooksOf(t)
+	c, problems := Load(nil, write(t, map[string]string{SettingsFile: "[[webhook]]\nname = 'x'\nurl = 'https://x'\njails = ['manual', 'sshdd', '*']\n",
+		"jail.d/x.toml": "[jail.sshd]\nfiles = ['/x']\nfailregex = ['^<ADDR>$']\n"}))
+	if problems != nil || len(c.Warnings) != 1 || c.Warnings[0].String() != c.Warnings[0].File+`:4: webhook[0].jails[1]: there is no jail "sshdd"; did you mean "sshd"?` {
+		t.Errorf("%v, %v", problems, c)
+	}
 	if len(hooks) != 2 || hooks[0].Body != nil || hooks[1].Body == nil || hooks[1].URLFile != "/etc/xdpban/chat.url" {
 		t.Fatalf("%+v", hooks)
 	}

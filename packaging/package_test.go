@@ -260,7 +260,7 @@ func TestConfig(t *testing.T) {
 				t.Fatal(err)
 			}
 			if uncommented {
-				text = regexp.MustCompile(`(?m)^# (\[|[a-z_0-9]+ = )`).ReplaceAll(text, []byte("$1"))
+				text = regexp.MustCompile(`(?m)^# (\[|[a-z_0-9]+ += )`).ReplaceAll(text, []byte("$1"))
 			} else if lines := regexp.MustCompile(`(?m)^[^#\n].*`).FindAll(text, -1); lines != nil {
 				t.Errorf("%s says %q", name, lines)
 			}
