@@ -456,6 +456,35 @@ http.server.HTTPServer(("127.0.0.1", 8085), H).serve_forever()`)
 		r.says(r.run("python3", "-c", "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9478/').read().decode())"), "<title>xdpban")
 		r.run("rm", "/etc/xdpban/token")
 	})
+	step("fleet", func(r *rig) {
+		if out := r.show("systemctl", "show", "--property=Result,ActiveState", "xdpban-nats"); !strings.Contains(out, "ActiveState=inactive") {
+			r.Errorf("a server for a fleet that there isn't: %s", out)
+		}
+		r.run("xdpban", "fleet", "key") // makes it, and says so
+		r.write("/etc/xdpban/xdpban.toml", "[fleet]\nname = \"web\"\nhost = \"web1\"\nnkey = \"/etc/xdpban/fleet.nkey\"\nembedded = true\nlisten = \""+server+
+			":4222\"\nhosts = { web1 = \""+strings.TrimSpace(r.run("xdpban", "fleet", "key"))+"\" }\n")
+		r.run("systemctl", "restart", "xdpban")
+		r.until("the host is in its own fleet", func() bool {
+			out, _ := r.sys.Run(r.ctx, "xdpban", "fleet", "status", "--json")
+			return strings.Contains(out, `"synced":true`)
+		})
+		r.run("xdpban", "ban", "203.0.113.60")
+		r.until("a ban is sent", func() bool {
+			out, _ := r.sys.Run(r.ctx, "xdpban", "fleet", "status", "--json")
+			return regexp.MustCompile(`"published":[1-9]`).MatchString(out)
+		})
+		r.run("xdpban", "unban", "203.0.113.60")
+		r.says(r.show("systemctl", "status", "--no-pager", "xdpban-nats"), "active (running)")
+		if out, err := r.sys.Run(r.ctx, "nsenter", "--target", strings.TrimSpace(r.run("systemctl", "show", "--property=MainPID", "--value", "xdpban-nats")), "--mount",
+			"cat", "/etc/shadow"); err == nil {
+			r.Errorf("the server sees what is none of its business: %s", out)
+		}
+		r.write("/etc/xdpban/xdpban.toml", "")
+		r.run("systemctl", "restart", "xdpban")
+		if out := r.show("systemctl", "show", "--property=Result,ActiveState", "xdpban-nats"); !strings.Contains(out, "ActiveState=inactive") {
+			r.Errorf("the server goes on without embedded: %s", out)
+		}
+	})
 	step("group", func(r *rig) {
 		r.write("/etc/xdpban/xdpban.toml", "socket_group = \"adm\"\n")
 		r.run("systemctl", "restart", "xdpban")
