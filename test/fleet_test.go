@@ -41,6 +41,7 @@ const (
 	fleetBad    = "198.51.100.66"
 	fleetOther  = "198.51.100.67"
 	fleetGuest  = "198.51.100.7"
+	fleetSpread = "198.51.100.8"
 	fleetConfig = "/run/nats.conf"
 )
 
@@ -69,7 +70,7 @@ func newFleetBed(t testing.TB, embedded bool, sources ...string) *fleetBed {
 		return h
 	}
 	b.between = boot("between")
-	for _, a := range append([]string{natsAddr, fleetBad, fleetOther, fleetGuest}, sources...) {
+	for _, a := range append([]string{natsAddr, fleetBad, fleetOther, fleetGuest, fleetSpread}, sources...) {
 		b.run(b.between, "ip", "addr", "add", a+"/32", "dev", "lo")
 	}
 	for i := range 3 {
@@ -141,7 +142,7 @@ func (b *fleetBed) server(i int, embedded bool) string {
 		hosts = append(hosts, fmt.Sprintf("web%d = %q", i+1, public))
 		peers = append(peers, fmt.Sprintf("%q", webAddr(i)+":6222"))
 	}
-	return fmt.Sprintf("embedded = true\nlisten = %q\nsecret = '/etc/xdpban/fleet.secret'\npeers = [%s]\nhosts = { %s }\n",
+	return fmt.Sprintf("shared_failures = true\nembedded = true\nlisten = %q\nsecret = '/etc/xdpban/fleet.secret'\npeers = [%s]\nhosts = { %s }\n",
 		webAddr(i)+":4222", strings.Join(peers, ", "), strings.Join(hosts, ", "))
 }
 
@@ -412,9 +413,10 @@ nkey = "/etc/xdpban/fleet.nkey"
 	}
 }
 
-// TestAFleetsOwnServers: three hosts that are each other's cluster. One server
-// less loses nothing, and its host finds another; with two less, bans made here
-// go on, and the others have them when a server is back.
+// TestAFleetsOwnServers: three hosts that are each other's cluster, and count
+// failures together. One server less loses nothing, and its host finds another;
+// with two less, bans made here go on, and the others have them when a server is
+// back.
 func TestAFleetsOwnServers(t *testing.T) {
 	b := newFleetBed(t, true)
 	b.attack(0, fleetBad)
@@ -423,6 +425,15 @@ func TestAFleetsOwnServers(t *testing.T) {
 		if b.serves(i, fleetBad) {
 			t.Errorf("%s is banned and still served by %s", fleetBad, b.web[i].Name)
 		}
+	}
+	// Two tries here, two there, one there: nowhere enough.
+	for i, tries := range []int{2, 2, 1} {
+		for range tries {
+			appendTo(b, b.web[i], "/var/log/auth.log", failure(time.Now(), fleetSpread))
+		}
+	}
+	for i := range b.web {
+		b.untilBanned(i, fleetSpread)
 	}
 	b.stop(b.servers[0])
 	b.attack(0, fleetOther)
