@@ -645,7 +645,17 @@ func (d *Daemon) retry() {
 // expire ends what is over. The kernel has stopped enforcing it already.
 func (d *Daemon) expire() {
 	if d.checkpoint.writing == nil || !d.crowded() {
-		d.lift(d.judge.Expire(d.o.Now(), chunk))
+		ended := d.judge.Expire(d.o.Now(), chunk)
+		d.lift(ended)
+		feeds := 0
+		for _, b := range ended {
+			if jails.ByFeed(b.Jail) {
+				feeds++
+			}
+		}
+		if feeds > 0 {
+			d.log.Info(fmt.Sprintf("%d bans of feeds are over", feeds), "event", EventOver)
+		}
 	}
 	d.armExpiry()
 }
@@ -686,9 +696,11 @@ func (d *Daemon) lift(bans []jails.Ban) {
 			delete(kernel, b.Prefix)
 		}
 		d.dropped(e)
-		if b.Bulk {
+		switch {
+		case jails.ByFeed(b.Jail): // who ended it says so for all of them
+		case b.Bulk:
 			many++
-		} else {
+		default:
 			d.log.Info("ban of "+short(b.Prefix)+" is over", "event", EventOver, "jail", b.Jail, "addr", short(b.Prefix), "packets", e.Packets, "bytes", e.Bytes)
 		}
 		d.changed(EventOver, e)

@@ -146,12 +146,13 @@ func (n *feed) enforceStream(ctx context.Context, startup bool, news map[netip.P
 		if err != nil {
 			return err
 		}
-		n.say(func(s *Status) {
-			if startup {
-				s.Refused = 0
-			}
-			s.Refused += refused
-		})
+		if !startup {
+			n.say(func(s *Status) { refused += s.Refused })
+		}
+		n.refused(refused)
+	}
+	if len(news)+len(over) > 0 {
+		n.o.Log.Info(fmt.Sprintf("feed %s: %d decisions, %d taken back", n.source.Name, len(news), len(over)))
 	}
 	if startup {
 		n.left, n.entries = nil, nil

@@ -383,6 +383,7 @@ func (n *feed) withdraw(ctx context.Context) {
 	if err := n.list.Delist(ctx, n.source.Name, slices.Values(all)); err != nil {
 		return // it is tried again with the next look
 	}
+	n.o.Log.Info(fmt.Sprintf("feed %s: its list is too old: its %d bans are over", n.source.Name, len(all)))
 	n.left, n.entries = nil, nil
 	n.say(func(s *Status) { s.Entries, s.Refused = 0, 0 })
 }
@@ -516,7 +517,7 @@ func (n *feed) enforce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	n.say(func(s *Status) { s.Refused = refused })
+	n.refused(refused)
 	over := slices.DeleteFunc(n.left, n.has)
 	n.left = over
 	if len(over) == 0 {
@@ -526,8 +527,18 @@ func (n *feed) enforce(ctx context.Context) error {
 	if err := n.list.Delist(ctx, n.source.Name, slices.Values(over)); err != nil {
 		return err
 	}
+	n.o.Log.Info(fmt.Sprintf("feed %s: %d prefixes aren't in it any more: their bans are over", n.source.Name, len(over)))
 	n.left = nil
 	return nil
+}
+
+// refused tells how many entries are kept off, when that is another number.
+func (n *feed) refused(entries int) {
+	was := 0
+	n.say(func(s *Status) { was, s.Refused = s.Refused, entries })
+	if entries > 0 && entries != was {
+		n.o.Log.Warn(fmt.Sprintf("feed %s: %d of its entries are never banned here: they are on the allowlist, too wide, or nobody's address out there", n.source.Name, entries))
+	}
 }
 
 func (n *feed) has(p netip.Prefix) bool {
