@@ -104,6 +104,11 @@ state_dir = "/var/lib/undisturbed"
 	if err != nil {
 		t.Fatal(err)
 	}
+	b.Cleanup(func() {
+		if b.Failed() {
+			b.Logf("undisturbed said:\n%s", undisturbed.Output())
+		}
+	})
 	// The very first start begins at the end of the logs; it is over when it
 	// has said where that is.
 	first := b.protect()
@@ -163,7 +168,6 @@ state_dir = "/var/lib/undisturbed"
 	w.compareModel(left)
 	if t.Failed() {
 		t.Logf("what happened:\n%s", strings.Join(w.events, "\n"))
-		t.Logf("undisturbed said:\n%s", undisturbed.Output())
 	}
 }
 
