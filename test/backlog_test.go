@@ -108,6 +108,10 @@ failregex = ['^ login failed from <ADDR>$']
 	if most := int64(150 << 20); peak > most {
 		t.Errorf("%d MB in memory", peak>>20)
 	}
+	// Long enough for the log to say how long it will take.
+	if said := daemon.Output(); took > 5*time.Second && (!strings.Contains(said, "reading a backlog: /var/log/auth.log") || !strings.Contains(said, "the backlog is read: /var/log/auth.log")) {
+		t.Error("it didn't say how far reading the backlog is")
+	}
 	// The last line was from five minutes ago.
 	for _, src := range s.Sources {
 		if lag, err := time.ParseDuration(src.Lag); src.Stream == "/var/log/auth.log" && (err != nil || lag < 4*time.Minute || lag > 30*time.Minute) {
