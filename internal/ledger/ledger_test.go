@@ -202,10 +202,7 @@ func TestRecent(t *testing.T) {
 // FuzzPacked: whatever is read as packed records is either refused or what
 // packing them again gives.
 func FuzzPacked(f *testing.F) {
-	packed, err := pack([]Record{{"ban", "a", []byte("1")}, {"ban", "b", nil}, {"position", "x", []byte{}}})
-	if err != nil {
-		f.Fatal(err)
-	}
+	packed := pack([]Record{{"ban", "a", []byte("1")}, {"ban", "b", nil}, {"position", "x", []byte{}}}, 0)
 	f.Add(packed)
 	f.Add(packed[:len(packed)-1])
 	f.Fuzz(func(t *testing.T, in []byte) {
@@ -215,12 +212,8 @@ func FuzzPacked(f *testing.F) {
 		}); err != nil {
 			return
 		}
-		again, err := pack(records)
-		if err != nil {
-			return // an empty key, say
-		}
 		var twice []Record
-		if err := eachPacked(again, func(kind string, key, value []byte) {
+		if err := eachPacked(pack(records, 0), func(kind string, key, value []byte) {
 			twice = append(twice, Record{kind, string(key), value})
 		}); err != nil || !reflect.DeepEqual(records, twice) {
 			t.Fatalf("%q, %v", twice, err)

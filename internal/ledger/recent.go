@@ -39,11 +39,11 @@ func (r *recent) measure(tx *bbolt.Tx) error {
 
 // add writes one more checkpoint, and returns what there is then.
 func (r recent) add(tx *bbolt.Tx, records []Record) (recent, error) {
-	packed, err := pack(records)
+	size, err := packedSize(records)
 	if err != nil {
 		return r, err
 	}
-	if r.n+1 > recentMost || r.bytes+len(packed) > recentBytes {
+	if r.n+1 > recentMost || r.bytes+crcSize+size > recentBytes {
 		return recent{}, settle(tx, records)
 	}
 	b, err := tx.CreateBucketIfNotExists([]byte(recentKind))
@@ -55,10 +55,11 @@ func (r recent) add(tx *bbolt.Tx, records []Record) (recent, error) {
 		return r, err
 	}
 	key := binary.BigEndian.AppendUint64(nil, n)
-	if err := b.Put(key, seal(key, packed)); err != nil {
+	packed := seal(key, pack(records, size))
+	if err := b.Put(key, packed); err != nil {
 		return r, err
 	}
-	return recent{r.n + 1, r.bytes + crcSize + len(packed)}, nil
+	return recent{r.n + 1, r.bytes + len(packed)}, nil
 }
 
 // settle puts all recent records where they belong, and those of now.
@@ -120,21 +121,25 @@ func recentOf(tx *bbolt.Tx, kind string) (map[string][]byte, error) {
 	return found, nil
 }
 
-// pack writes records one after the other: kind, key and value, each after its
-// length; the value's is one more than it is, and 0 where there is none.
-func pack(records []Record) ([]byte, error) {
-	size := 0
-	for _, r := range records {
-		size += len(r.Kind) + len(r.Key) + len(r.Value) + 3*binary.MaxVarintLen32
-	}
-	packed := make([]byte, 0, size)
+// packedSize is the most that pack makes of records.
+func packedSize(records []Record) (size int, err error) {
 	for _, r := range records {
 		switch {
 		case r.Kind == "" || r.Key == "":
-			return nil, fmt.Errorf("kind %q, key %q: neither may be empty", r.Kind, r.Key)
+			return 0, fmt.Errorf("kind %q, key %q: neither may be empty", r.Kind, r.Key)
 		case len(r.Kind) > bbolt.MaxKeySize || len(r.Key) > bbolt.MaxKeySize:
-			return nil, fmt.Errorf("%.20q %.20q: a key has %d bytes at most", r.Kind, r.Key, bbolt.MaxKeySize)
+			return 0, fmt.Errorf("%.20q %.20q: a key has %d bytes at most", r.Kind, r.Key, bbolt.MaxKeySize)
 		}
+		size += len(r.Kind) + len(r.Key) + len(r.Value) + 3*binary.MaxVarintLen32
+	}
+	return size, nil
+}
+
+// pack writes records one after the other: kind, key and value, each after its
+// length; the value's is one more than it is, and 0 where there is none.
+func pack(records []Record, size int) []byte {
+	packed := make([]byte, 0, size)
+	for _, r := range records {
 		packed = binary.AppendUvarint(packed, uint64(len(r.Kind)))
 		packed = append(packed, r.Kind...)
 		packed = binary.AppendUvarint(packed, uint64(len(r.Key)))
@@ -146,7 +151,7 @@ func pack(records []Record) ([]byte, error) {
 		packed = binary.AppendUvarint(packed, uint64(len(r.Value))+1)
 		packed = append(packed, r.Value...)
 	}
-	return packed, nil
+	return packed
 }
 
 // eachPacked reads what pack wrote. A value is nil where there is none.
