@@ -17,7 +17,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -196,7 +199,24 @@ func (f *Feeds) Run(ctx context.Context, list List) {
 				f.o.Log.Info(fmt.Sprintf("feed %s isn't configured any more: its %d bans end", name, len(prefixes)))
 			}
 		}
+		if err := f.tidy(); err != nil {
+			f.o.Log.Warn(err.Error())
+		}
 	}
+}
+
+// tidy removes the lists of feeds that aren't configured any more.
+func (f *Feeds) tidy() error {
+	kept, err := filepath.Glob(copyPath(f.o.Dir, "*"))
+	for _, path := range kept {
+		f.mu.Lock()
+		_, ok := f.feeds[strings.TrimSuffix(filepath.Base(path), filepath.Ext(path))]
+		f.mu.Unlock()
+		if !ok {
+			err = errors.Join(err, os.Remove(path))
+		}
+	}
+	return err
 }
 
 // Status tells how they are, by name.
@@ -284,10 +304,11 @@ func (n *feed) run(ctx context.Context) {
 	n.copy, n.entries = h, entries
 	if h != nil {
 		n.kept = h.Fetched
-		n.say(func(s *Status) { s.Entries, s.Fetched = len(entries), h.Fetched })
+		n.say(func(s *Status) { s.Entries = len(entries) })
 		if !n.stale() {
 			n.fail(ctx, n.enforce(ctx))
 		}
+		n.say(func(s *Status) { s.Fetched = h.Fetched })
 	}
 	for ctx.Err() == nil {
 		err := n.look(ctx)
@@ -465,10 +486,13 @@ func (n *feed) take(ctx context.Context, got *fetched) error {
 	was := n.entries
 	n.entries = got.entries
 	n.copy = &header{Source: n.source.id(), Fetched: n.o.Now(), ETag: got.etag, Modified: got.modified, Of: got.sum, Entries: len(got.entries)}
-	n.say(func(s *Status) { s.Entries, s.Bad, s.Fetched = len(got.entries), got.bad, n.copy.Fetched })
+	n.say(func(s *Status) { s.Entries, s.Bad = len(got.entries), got.bad })
 	n.left = append(n.left, prefixesOf(was)...)
 	n.o.Log.Info(fmt.Sprintf("feed %s: another list, of %d entries; the last had %d", n.source.Name, len(n.entries), len(was)))
-	return errors.Join(n.enforce(ctx), n.save())
+	// A crash while it is put in force must not lose it.
+	err := errors.Join(n.save(), n.enforce(ctx))
+	n.say(func(s *Status) { s.Fetched = n.copy.Fetched })
+	return err
 }
 
 // save keeps the list as the last good one.

@@ -464,6 +464,7 @@ func TestConfigure(t *testing.T) {
 	b.want("192.0.2.1")
 	b.feeds.Configure(nil)
 	b.until("all of its bans are gone", func() bool { return len(b.host.banned("x")) == 0 })
+	b.until("its list is gone", func() bool { _, err := os.Stat(path); return errors.Is(err, os.ErrNotExist) })
 }
 
 // TestRoom: feeds don't take all the room that jails need.
