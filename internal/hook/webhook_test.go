@@ -87,7 +87,7 @@ func hooked(w jails.Webhook) *jails.Config {
 
 // quick makes what takes seconds take milliseconds.
 func quick(h *Hooks) {
-	h.times.first, h.times.longest, h.times.attempt = time.Millisecond, 5*time.Millisecond, 300*time.Millisecond
+	h.times.first, h.times.longest, h.times.attempt = time.Millisecond, 5*time.Millisecond, 10*time.Second
 	h.times.stop = 100 * time.Millisecond
 }
 
@@ -196,11 +196,17 @@ func TestUnreachable(t *testing.T) {
 		"no such file":                 {URL: s.URL, CA: "/nowhere/ca.pem"},
 		"stat /nowhere/webhook.secret": {URL: s.URL, SecretFile: "/nowhere/webhook.secret"},
 	} {
-		rigs[words] = newRig(t, hooked(w), func(h *Hooks) { quick(h); h.times.giveUp = 400 * time.Millisecond })
+		rigs[words] = newRig(t, hooked(w), func(h *Hooks) {
+			quick(h)
+			h.times.longest, h.times.giveUp = 200*time.Millisecond, 2*time.Second
+			if strings.HasPrefix(words, "no answer") {
+				h.times.attempt = 300 * time.Millisecond
+			}
+		})
 		rigs[words].Tell(notice("ban", "203.0.113.5"))
 	}
 	for words, r := range rigs {
-		r.says("given up after 400ms: ")
+		r.says("given up after 2s: ")
 		h := r.Status()[0]
 		if h.Failed != 1 || h.Retries == 0 || !strings.Contains(h.Error, words) || strings.Contains(h.Error, "secret-token") || r.log.has("secret-token") {
 			t.Errorf("%s: %+v", words, h)
