@@ -441,6 +441,9 @@ func (f *Fleet) connect(ctx context.Context, r *run) (*nats.Conn, error) {
 func (r *run) bucket(ctx context.Context, js jetstream.JetStream) (jetstream.KeyValue, *jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
+	if v := r.nc.ConnectedServerVersion(); tooOld(v) {
+		return nil, nil, fmt.Errorf("the NATS server at %s is %s: keys with a time to live of their own, as bans need them, came with 2.11", r.nc.ConnectedUrlRedacted(), v)
+	}
 	name := "xdpban_" + r.o.Settings.Name
 	stream, err := js.Stream(ctx, "KV_"+name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
@@ -454,6 +457,9 @@ func (r *run) bucket(ctx context.Context, js jetstream.JetStream) (jetstream.Key
 			stream, err = js.Stream(ctx, "KV_"+name) // another host was faster
 		}
 	}
+	if errors.Is(err, nats.ErrNoResponders) {
+		err = fmt.Errorf("JetStream is off there, or just starts (%w)", err)
+	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("find bucket %s at %s: %w", name, r.nc.ConnectedUrlRedacted(), err)
 	}
@@ -466,6 +472,13 @@ func (r *run) bucket(ctx context.Context, js jetstream.JetStream) (jetstream.Key
 		return nil, nil, fmt.Errorf("open bucket %s at %s: %w", name, r.nc.ConnectedUrlRedacted(), err)
 	}
 	return kv, info, nil
+}
+
+// tooOld says that a server's version is one before 2.11.
+func tooOld(version string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor) // one that isn't so is somebody else's
+	return n == 2 && (major < 2 || major == 2 && minor < 11)
 }
 
 // session shares bans as long as the connection holds.

@@ -360,3 +360,29 @@ func TestBadServers(t *testing.T) {
 	// Local bans were never asked.
 	n.ban("192.0.2.1", time.Hour)
 }
+
+func TestServerVersions(t *testing.T) {
+	for version, old := range map[string]bool{"2.10.22": true, "1.4.1": true, "2.11.0": false, "2.15.2-dev": false, "3.0.0": false, "": false, "x": false} {
+		if tooOld(version) != old {
+			t.Errorf("%q: %v", version, !old)
+		}
+	}
+}
+
+// TestNoJetStream: a server without the store says so.
+func TestNoJetStream(t *testing.T) {
+	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true}
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	defer s.WaitForShutdown()
+	defer s.Shutdown()
+	if !s.ReadyForConnections(patience) {
+		t.Fatal("the NATS server doesn't start")
+	}
+	n := newNode(t, "a", s.ClientURL(), nil)
+	n.untilProblem("JetStream is off there")
+	n.ban("192.0.2.1", time.Hour)
+}
