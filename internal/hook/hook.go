@@ -67,6 +67,7 @@ type Hooks struct {
 	closing chan struct{} // closed: nothing is tried again
 	busy    sync.WaitGroup
 	seed    maphash.Seed
+	telling sync.Mutex // what is wrong, so that what is told last is what holds
 
 	mu       sync.Mutex
 	config   *jails.Config
@@ -194,6 +195,9 @@ func (h *Hooks) put(name string, lanes int, j job) {
 		if !j.who.overflow {
 			j.who.overflow = true
 			h.o.Log.Error("events are dropped: too many wait", "hook", j.who.Name, "kind", j.who.Kind, "waiting", q.waiting)
+			if h.trouble(j.who, nil, "") {
+				h.busy.Go(func() { h.tell(j.who) })
+			}
 		}
 		return
 	}
@@ -250,32 +254,42 @@ func (h *Hooks) ended(j job, err error) {
 		who.overflow = false
 		h.o.Log.Warn("no events are dropped any more", "hook", who.Name, "kind", who.Kind, "dropped", who.Dropped)
 	}
-	tell := h.trouble(who, err, "")
+	news := h.trouble(who, err, "")
 	h.mu.Unlock()
 	if err != nil {
 		h.o.Log.Warn(fmt.Sprintf("%s %s failed for the %s of %s: %s", who.Kind, who.Name, j.notice.Event, j.notice.Addr, err), "jail", j.notice.Jail, "addr", j.notice.Addr)
 	}
-	tell()
+	if news {
+		h.tell(who)
+	}
 }
 
-// trouble notes what is wrong with who is told, and returns what tells of it
-// outside of the lock: it may wait.
-func (h *Hooks) trouble(who *told, err error, further string) (tell func()) {
-	var problem error
+// trouble notes what is wrong with who is told, and says whether that is news,
+// to be told of outside of the lock.
+func (h *Hooks) trouble(who *told, err error, further string) (news bool) {
+	was := who.problem
 	switch name := who.Kind + " " + who.Name; {
 	case who.overflow:
-		problem = fmt.Errorf("%s is too slow or doesn't answer: more than %d events wait, the others are dropped", name, maxWaiting)
+		who.problem = fmt.Sprintf("%s is too slow or doesn't answer: more than %d events wait, the others are dropped", name, maxWaiting)
 	case err != nil:
-		problem = fmt.Errorf("%s: %w%s", name, err, further)
+		who.problem = fmt.Sprintf("%s: %s%s", name, err, further)
+	default:
+		who.problem = ""
 	}
-	was := who.problem
-	if who.problem = ""; problem != nil {
-		who.problem = problem.Error()
+	return who.problem != was
+}
+
+// tell tells of what is wrong now with who is told. It may wait.
+func (h *Hooks) tell(who *told) {
+	h.telling.Lock()
+	defer h.telling.Unlock()
+	h.mu.Lock()
+	var problem error
+	if who.problem != "" {
+		problem = errors.New(who.problem)
 	}
-	if who.problem == was {
-		return func() {}
-	}
-	return func() { h.o.Problem(h.ctx, "hook "+who.Kind+" "+who.Name, problem) }
+	h.mu.Unlock()
+	h.o.Problem(h.ctx, "hook "+who.Kind+" "+who.Name, problem)
 }
 
 // run runs a program.

@@ -240,6 +240,7 @@ func TestFull(t *testing.T) {
 	if h.Running+h.Waiting+int(h.Dropped) != events || h.Waiting > maxWaiting {
 		t.Errorf("%+v", h)
 	}
+	r.says("more than 1000 events wait, the others are dropped")
 	if !r.log.has("events are dropped") {
 		t.Error("nothing is logged")
 	}

@@ -80,9 +80,11 @@ func (h *Hooks) retries(who *told, err error) {
 	h.mu.Lock()
 	who.Retries++
 	who.Error = err.Error()
-	tell := h.trouble(who, err, "; it is tried again")
+	news := h.trouble(who, err, "; it is tried again")
 	h.mu.Unlock()
-	tell()
+	if news {
+		h.tell(who)
+	}
 }
 
 // send makes one attempt. later is how long the server wants to be left alone.
