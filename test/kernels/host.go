@@ -14,7 +14,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // modules are those that tests need and the kernel doesn't load by itself:
@@ -57,13 +59,25 @@ func host(pkg string, args []string) error {
 }
 
 func boot(kernel, initramfs, dir string) error {
-	// One thread for both processors: emulated side by side, one of them may
-	// meet code that the other is rewriting, and Linux rewrites its own.
-	accel := "tcg,thread=single"
 	if f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0); err == nil {
 		f.Close()
-		accel = "kvm"
+		if err := run("kvm", kernel, initramfs, dir); !errors.Is(err, errSilent) {
+			return err
+		}
 	}
+	// One thread for both processors: emulated side by side, one of them may
+	// meet code that the other is rewriting, and Linux rewrites its own.
+	return run("tcg,thread=single", kernel, initramfs, dir)
+}
+
+// errSilent: within a virtual machine /dev/kvm may open, and what it runs never
+// says a word.
+var errSilent = errors.New("the kernel says nothing")
+
+// patience is how long a kernel may take for its first word.
+const patience = 30 * time.Second
+
+func run(accel, kernel, initramfs, dir string) error {
 	console, status := filepath.Join(dir, "console"), filepath.Join(dir, "status")
 	// On a busy machine the emulated timer comes too late for the kernel's
 	// check of it.
@@ -77,8 +91,24 @@ func boot(kernel, initramfs, dir string) error {
 	// go test kills us when time is up: the machine goes with us. The signal
 	// comes when this thread ends, so nobody else may have it.
 	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	runErr := cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	var silent atomic.Bool
+	if accel == "kvm" {
+		defer time.AfterFunc(patience, func() {
+			if info, err := os.Stat(console); err == nil && info.Size() == 0 {
+				silent.Store(true)
+				_ = cmd.Process.Kill() // it may have ended just now
+			}
+		}).Stop()
+	}
+	runErr := cmd.Wait()
+	if silent.Load() {
+		return errSilent
+	}
 	b, err := os.ReadFile(status)
 	if err == nil {
 		var n int
