@@ -71,7 +71,8 @@ type Hooks struct {
 
 	mu       sync.Mutex
 	config   *jails.Config
-	webhooks []*webhook
+	webhooks map[string]*webhook
+	changed  chan struct{} // closed when there is another configuration
 	queues   map[string]*queue
 	told     map[toldKey]*told
 }
@@ -82,8 +83,9 @@ type toldKey struct{ kind, name string }
 // told is what became of telling one.
 type told struct {
 	control.Hook
-	overflow bool   // events were dropped, and some still wait
-	problem  string // as last told
+	configured bool
+	overflow   bool   // events were dropped, and some still wait
+	problem    string // as last told
 }
 
 // queue has what is to be done for one pair of programs, or one webhook. Events
@@ -102,31 +104,33 @@ type lane struct {
 type job struct {
 	who    *told
 	notice jails.Notice
-	do     func(ctx context.Context) error
 }
 
 // New makes Hooks that tell nobody until they are configured.
 func New(o Options) *Hooks {
 	h := &Hooks{
 		o: o, times: usual(), closing: make(chan struct{}), seed: maphash.MakeSeed(), config: &jails.Config{},
-		queues: map[string]*queue{}, told: map[toldKey]*told{},
+		queues: map[string]*queue{}, told: map[toldKey]*told{}, changed: make(chan struct{}),
 	}
 	h.ctx, h.cancel = context.WithCancelCause(context.Background())
 	return h
 }
 
-// Configure takes a configuration. What waits is done as it was to be.
+// Configure takes a configuration. What waits is done as it says: a webhook whose
+// address was wrong is told at the new one, and who isn't in it any more of nothing.
 func (h *Hooks) Configure(c *jails.Config) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.config = c
-	h.webhooks = nil
-	for i := range c.Settings.Webhooks {
-		h.webhooks = append(h.webhooks, newWebhook(c.Settings.Webhooks[i], h.o.Dial))
+	close(h.changed)
+	h.changed = make(chan struct{})
+	h.config, h.webhooks = c, map[string]*webhook{}
+	for _, t := range h.told {
+		t.configured = false
 	}
 	// Those who are configured are in the status, with zeros.
-	for _, w := range h.webhooks {
-		h.of("webhook", w.Name)
+	for _, w := range c.Settings.Webhooks {
+		h.webhooks[w.Name] = newWebhook(w, h.o.Dial)
+		h.of("webhook", w.Name).configured = true
 	}
 	names := []string{""}
 	for i := range c.Jails {
@@ -137,12 +141,29 @@ func (h *Hooks) Configure(c *jails.Config) {
 	for _, name := range names {
 		onBan, onUnban := c.HooksOf(name)
 		if len(onBan) > 0 {
-			h.of("on_ban", onBan[0])
+			h.of("on_ban", onBan[0]).configured = true
 		}
 		if len(onUnban) > 0 {
-			h.of("on_unban", onUnban[0])
+			h.of("on_unban", onUnban[0]).configured = true
 		}
 	}
+	for _, t := range h.told {
+		if h.forget(t) {
+			h.busy.Go(func() { h.tell(t) })
+		}
+	}
+}
+
+// forget leaves who isn't configured any more out of the status, once nothing
+// is being told, and says whether a problem is over by that.
+func (h *Hooks) forget(t *told) (news bool) {
+	if t.configured || t.Waiting+t.Running > 0 {
+		return false
+	}
+	delete(h.told, toldKey{t.Kind, t.Name})
+	news = t.problem != ""
+	t.problem = ""
+	return news
 }
 
 func (h *Hooks) of(kind, name string) *told {
@@ -159,22 +180,50 @@ func (h *Hooks) Tell(n jails.Notice) {
 	n.Host, n.Time = h.o.Host, h.o.Now().UTC()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	onBan, onUnban := h.config.HooksOf(n.Jail)
-	args, kind := onBan, "on_ban"
-	if n.Event == "unban" {
-		args, kind = onUnban, "on_unban"
+	if kind, args := h.program(n); len(args) > 0 {
+		onBan, onUnban := h.config.HooksOf(n.Jail)
+		h.put("programs\x00"+first(onBan)+"\x00"+first(onUnban), programs, job{h.of(kind, args[0]), n})
 	}
-	if len(args) > 0 {
-		pair := "programs\x00" + first(onBan) + "\x00" + first(onUnban)
-		h.put(pair, programs, job{h.of(kind, args[0]), n, func(ctx context.Context) error { return h.run(ctx, args, n) }})
-	}
-	for _, w := range h.webhooks {
+	for name, w := range h.webhooks {
 		if w.Wants(n) {
-			who := h.of("webhook", w.Name)
-			h.put("webhook\x00"+w.Name, 1, job{who, n, func(ctx context.Context) error { return h.post(ctx, w, who, n) }})
+			h.put("webhook\x00"+name, 1, job{h.of("webhook", name), n})
 		}
 	}
 }
+
+// program is what is to be run for a notice; without arguments nothing is.
+func (h *Hooks) program(n jails.Notice) (kind string, args []string) {
+	onBan, onUnban := h.config.HooksOf(n.Jail)
+	if n.Event == "unban" {
+		return "on_unban", onUnban
+	}
+	return "on_ban", onBan
+}
+
+// due takes a job out of those that wait, and says how it is done now.
+func (h *Hooks) due(q *queue, j *job) (do func(ctx context.Context) error) {
+	was := j.who
+	q.waiting--
+	was.Waiting--
+	if j.who.Kind == "webhook" {
+		if h.webhooks[j.who.Name] != nil {
+			do = func(ctx context.Context) error { return h.post(ctx, j.who, j.notice) }
+		}
+	} else if kind, args := h.program(j.notice); len(args) > 0 {
+		j.who = h.of(kind, args[0])
+		do = func(ctx context.Context) error { return h.run(ctx, args, j.notice) }
+	}
+	if do == nil {
+		do = func(context.Context) error { return errGone }
+	}
+	j.who.Running++
+	if was != j.who && h.forget(was) {
+		h.busy.Go(func() { h.tell(was) })
+	}
+	return do
+}
+
+var errGone = errors.New("it isn't configured any more")
 
 func first(args []string) string {
 	if len(args) == 0 {
@@ -225,11 +274,9 @@ func (h *Hooks) work(q *queue, l *lane) {
 		if l.jobs = l.jobs[1:]; len(l.jobs) == 0 {
 			l.jobs = nil
 		}
-		q.waiting--
-		j.who.Waiting--
-		j.who.Running++
+		do := h.due(q, &j)
 		h.mu.Unlock()
-		h.ended(j, j.do(h.ctx))
+		h.ended(j, do(h.ctx))
 	}
 }
 
@@ -255,6 +302,7 @@ func (h *Hooks) ended(j job, err error) {
 		h.o.Log.Warn("no events are dropped any more", "hook", who.Name, "kind", who.Kind, "dropped", who.Dropped)
 	}
 	news := h.trouble(who, err, "")
+	news = h.forget(who) || news
 	h.mu.Unlock()
 	if err != nil {
 		h.o.Log.Warn(fmt.Sprintf("%s %s failed for the %s of %s: %s", who.Kind, who.Name, j.notice.Event, j.notice.Addr, err), "jail", j.notice.Jail, "addr", j.notice.Addr)

@@ -244,13 +244,22 @@ func TestFull(t *testing.T) {
 	if !r.log.has("events are dropped") {
 		t.Error("nothing is logged")
 	}
-	r.Configure(onBan("/bin/true")) // what waits is as it was
+	// Another program is run for what waits, and the old one is forgotten.
+	r.Configure(onBan("/bin/true"))
 	w, err := os.OpenFile(gate, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Close()
-	r.times.stop = 0
+	r.until("told by the other", func(h control.Hook) bool { return h.Name == "/bin/true" && h.Done > 20 })
+	r.Configure(&jails.Config{})
+	for range 2000 {
+		if len(r.Status()) == 0 {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Errorf("who isn't configured stays: %+v", r.Status())
 }
 
 // TestClose: what is under way has a moment, the rest is said to be undone.

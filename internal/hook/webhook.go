@@ -46,15 +46,21 @@ func newWebhook(w jails.Webhook, dial func(ctx context.Context, network, address
 type refusal struct{ error }
 
 // post sends a notice until it is taken, refused, or too old.
-func (h *Hooks) post(ctx context.Context, w *webhook, who *told, n jails.Notice) error {
-	body, err := w.Body.JSON(n)
-	if err != nil {
-		return err
-	}
+func (h *Hooks) post(ctx context.Context, who *told, n jails.Notice) error {
 	// The same in each attempt: who gets it twice can tell.
 	id := make([]byte, 16)
 	_, _ = rand.Read(id) // never fails
 	for wait := h.times.first; ; wait *= 2 {
+		h.mu.Lock()
+		w, changed := h.webhooks[who.Name], h.changed
+		h.mu.Unlock()
+		if w == nil {
+			return errGone
+		}
+		body, err := w.Body.JSON(n)
+		if err != nil {
+			return err
+		}
 		within, cancel := context.WithTimeoutCause(ctx, h.times.attempt, fmt.Errorf("no answer within %s", h.times.attempt))
 		later, err := w.send(within, hex.EncodeToString(id), body, h.o.Now())
 		cancel()
@@ -69,6 +75,8 @@ func (h *Hooks) post(ctx context.Context, w *webhook, who *told, n jails.Notice)
 		wait = min(max(wait, later), h.times.longest)
 		select {
 		case <-time.After(wait):
+		case <-changed:
+			wait = h.times.first
 		case <-h.closing:
 			return fmt.Errorf("given up, since %w: %w", errStopped, err)
 		}

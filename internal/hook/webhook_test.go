@@ -242,3 +242,30 @@ func TestWebhookFull(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 }
+
+// TestOtherAddress: who waits to be told at a wrong address is told at the right
+// one once that is configured, and one that isn't there any more holds up nothing.
+func TestOtherAddress(t *testing.T) {
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	s := receive(t, false, func(int, http.ResponseWriter, *http.Request) {})
+	defer s.Close()
+	r := newRig(t, hooked(jails.Webhook{URL: gone.URL}), func(h *Hooks) { quick(h); h.times.first, h.times.longest = time.Hour, time.Hour })
+	for range 2 {
+		r.Tell(notice("ban", "203.0.113.5"))
+	}
+	r.says("connection refused; it is tried again")
+	r.Configure(hooked(jails.Webhook{URL: s.URL}))
+	r.until("told", func(h control.Hook) bool { return h.Done == 2 })
+	r.Configure(hooked(jails.Webhook{URL: gone.URL}))
+	for range 2 {
+		r.Tell(notice("ban", "203.0.113.5"))
+	}
+	r.says("connection refused; it is tried again")
+	r.Configure(&jails.Config{})
+	r.says("over: hook webhook ops")
+	r.Close()
+	if all := r.Status(); len(all) > 0 || !r.log.has("isn't configured any more") {
+		t.Errorf("%+v", all)
+	}
+}
