@@ -203,6 +203,41 @@ xdpban_fleet_waiting 1
 	}
 }
 
+// TestFeedMetrics: a feed's bans count as those of a jail of their own.
+func TestFeedMetrics(t *testing.T) {
+	f := &fake{status: control.Status{Feeds: []control.Feed{
+		{Name: "drop", Entries: 9, Bans: 7, Refused: 2, Fetched: control.Time{Time: time.Unix(1000, 0)}, Holding: true, Held: 1, Looks: 5, Failed: 1},
+		{Name: "new"},
+	}}}
+	h, err := Metrics(f, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.status.Feeds[0].Dropped = control.Verdict{Packets: 3, Bytes: 180}
+	f.bans = []control.Ban{ban("192.0.2.1/32", "feed:drop", 4), ban("192.0.2.2/32", "feed:gone", 8)}
+	want := `xdpban_bans_active{jail="feed:drop"} 7
+xdpban_bans_active{jail="feed:new"} 0
+xdpban_feed_entries{feed="drop"} 9
+xdpban_feed_entries{feed="new"} 0
+xdpban_feed_failed_looks_total{feed="drop"} 1
+xdpban_feed_failed_looks_total{feed="new"} 0
+xdpban_feed_fetched_timestamp_seconds{feed="drop"} 1000
+xdpban_feed_held{feed="drop"} 1
+xdpban_feed_held{feed="new"} 0
+xdpban_feed_looks_total{feed="drop"} 5
+xdpban_feed_looks_total{feed="new"} 0
+xdpban_feed_refused_entries{feed="drop"} 2
+xdpban_feed_refused_entries{feed="new"} 0
+xdpban_jail_dropped_packets_total{jail="(others)"} 8
+xdpban_jail_dropped_packets_total{jail="feed:drop"} 7
+xdpban_jail_dropped_packets_total{jail="feed:new"} 0
+xdpban_jail_dropped_packets_total{jail="manual"} 0
+`
+	if got := scrape(t, h, "xdpban_feed_", "xdpban_bans_active", "xdpban_jail_dropped_packets"); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
 // TestDropsByJail: what a jail has dropped begins at 0, goes on over the end of
 // bans, and never falls.
 func TestDropsByJail(t *testing.T) {
