@@ -51,3 +51,20 @@ func FuzzEntry(f *testing.F) {
 		}
 	})
 }
+
+// FuzzReports: whatever a peer tells of failures is refused, or is about a
+// stranger, in a number and at a time that can be counted with.
+func FuzzReports(f *testing.F) {
+	f.Add("web2", []byte(`{"v":1,"f":[{"j":"sshd","p":"192.0.2.1/32","n":2,"t":1764092828123}]}`))
+	f.Add("web2", []byte(`{"v":1,"f":[{"j":"sshd","p":"2001:db8::/48","n":2,"t":1},{"j":"","p":"","n":0}]}`))
+	f.Add("a b", []byte(`{"v":1,"f":[]}`))
+	f.Fuzz(func(t *testing.T, name string, text []byte) {
+		table := newTable(jails.Fleet{Name: "web", Host: "self", Subscribe: []string{"*"}, MaxBan: time.Hour, Quorum: 1, PeerBans: 10, Widest4: 24, Widest6: 48})
+		for _, r := range table.reports(name, text, time.Unix(1764092829, 0)) {
+			if !jails.FleetName(r.Host) || r.Jail == "" || r.Failures < 1 || r.Failures > maxFailures || r.At.Unix() < 0 ||
+				r.Source != r.Source.Masked() || jails.Bannable(r.Source) != nil || r.Source.Bits() < 24 {
+				t.Errorf("%q, %q gave %+v", name, text, r)
+			}
+		}
+	})
+}
