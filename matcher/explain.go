@@ -44,7 +44,7 @@ func (s *Set) Explain(line []byte, arrival time.Time) []Explanation {
 	}
 	all := make([]Explanation, len(s.filters))
 	raw, ok := s.begin(raw)
-	ignored := false
+	ignored, heeded := false, false
 	for i := range all {
 		e := &all[i]
 		*e = Explanation{Filter: i, Outcome: TooLong, Pattern: -1, Ignore: -1}
@@ -54,6 +54,7 @@ func (s *Set) Explain(line []byte, arrival time.Time) []Explanation {
 		r := s.try(i, raw)
 		e.Outcome, e.Pattern, e.Ignore = r.outcome, r.fail, r.ignore
 		ignored = ignored || e.Outcome == Ignored
+		heeded = heeded || e.Outcome != Missed && e.Outcome != NotRead
 		f := &s.filters[i]
 		v := &s.views[f.view]
 		if e.Outcome == Missed {
@@ -74,7 +75,7 @@ func (s *Set) Explain(line []byte, arrival time.Time) []Explanation {
 		}
 	}
 	if ok {
-		s.finish(ignored)
+		s.finish(ignored, heeded)
 	}
 	return all
 }

@@ -95,6 +95,7 @@ func (b *Batch) Reset() {
 // Stats are a Set's counters since it was made.
 type Stats struct {
 	Lines   uint64 // lines scanned
+	Missed  uint64 // lines that no pattern matched, nor are in any of the following
 	Ignored uint64 // lines that an ignoreregex took out
 	Skipped uint64 // lines on which a pattern exceeded its step budget
 	TooLong uint64 // lines longer than MaxLine that a pattern might have matched

@@ -90,6 +90,18 @@ func TestExceededLinesAreCounted(t *testing.T) {
 	}
 }
 
+func TestMissedLinesAreCounted(t *testing.T) {
+	s := NewSet(SetOptions{Location: time.UTC},
+		compile(t, Filter{Failregex: []string{`^ bad <ADDR>$`}, Ignoreregex: []string{`192\.0\.2\.9$`}}),
+		compile(t, Filter{Failregex: []string{`^ bad <ADDR>$`, `^ none <F-NOFAIL>of</F-NOFAIL> <ADDR>$`}}))
+	const at = "2026-11-24 11:00:00 "
+	got := scanWith(s, at+"bad 192.0.2.1\n"+at+"good 192.0.2.2\n"+at+"bad 192.0.2.9\n"+at+"bad luck 192.0.2.3\n"+
+		at+"bad "+strings.Repeat("x", MaxLine)+"\n\n")
+	if n := s.Stats(); n.Lines != 6 || n.Missed != 3 {
+		t.Errorf("%v: %+v; want 3 of 6 lines missed", got, n)
+	}
+}
+
 // Two filters see one line: in the order of filters, lines before that.
 func TestOrder(t *testing.T) {
 	a := compile(t, Filter{Failregex: []string{`^ x <ADDR>`}})

@@ -20,7 +20,8 @@ type Set struct {
 	views   []view
 	owner   []int // filter by pattern number
 	machine regex.Machine
-	stats   Stats
+	stats   Stats  // but Missed
+	heeded  uint64 // lines that aren't missed
 
 	scanners []lookout
 	journal  bool // see SetOptions
@@ -201,7 +202,11 @@ func (s *Set) viewFor(c *Compiled, loc *time.Location) int {
 }
 
 // Stats counts what Scan has seen so far.
-func (s *Set) Stats() Stats { return s.stats }
+func (s *Set) Stats() Stats {
+	stats := s.stats
+	stats.Missed = stats.Lines - s.heeded
+	return stats
+}
 
 // Scan matches a block of whole lines, each ended by "\n". arrival is when
 // they were read: the time of lines without a date, and the reference for
@@ -302,7 +307,7 @@ func (s *Set) match(raw []byte, emit func(*Failure)) {
 	if !ok {
 		return
 	}
-	ignored := false
+	ignored, heeded := false, false
 	for k := 0; k < len(s.cand); {
 		if s.cand[k] == 0 {
 			k++
@@ -311,6 +316,7 @@ func (s *Set) match(raw []byte, emit func(*Failure)) {
 		n := s.owner[k*64+bits.TrailingZeros64(s.cand[k])]
 		v := s.try(n, raw)
 		ignored = ignored || v.outcome == Ignored
+		heeded = heeded || v.outcome != Missed && v.outcome != NotRead
 		if v.outcome == Matched {
 			emit(&s.failure)
 		}
@@ -323,7 +329,7 @@ func (s *Set) match(raw []byte, emit func(*Failure)) {
 			s.cand[k] &^= 1<<(next%64) - 1
 		}
 	}
-	s.finish(ignored)
+	s.finish(ignored, heeded)
 }
 
 // begin starts a new line, and returns it as the filters are to see it; no
@@ -331,6 +337,7 @@ func (s *Set) match(raw []byte, emit func(*Failure)) {
 func (s *Set) begin(raw []byte) ([]byte, bool) {
 	if len(raw) > MaxLine {
 		s.stats.TooLong++
+		s.heeded++
 		return nil, false
 	}
 	s.line++
@@ -343,7 +350,10 @@ func (s *Set) begin(raw []byte) ([]byte, bool) {
 }
 
 // finish counts what came of the line.
-func (s *Set) finish(ignored bool) {
+func (s *Set) finish(ignored, heeded bool) {
+	if heeded {
+		s.heeded++
+	}
 	if ignored {
 		s.stats.Ignored++
 	}

@@ -443,6 +443,7 @@ type Source struct {
 	Stream  string   `json:"stream"`
 	Jails   []string `json:"jails,omitempty"`
 	Lines   uint64   `json:"lines"`
+	Missed  uint64   `json:"missed"` // no pattern matched
 	Ignored uint64   `json:"ignored"`
 	Skipped uint64   `json:"skipped"` // over a pattern's step budget
 	TooLong uint64   `json:"too_long"`

@@ -54,7 +54,7 @@ func (d *Daemon) Status(ctx context.Context) (control.Status, error) {
 		for _, name := range slices.Sorted(maps.Keys(d.streams)) {
 			st := d.streams[name]
 			s.Sources = append(s.Sources, control.Source{
-				Stream: name, Jails: st.jails, Lines: st.stats.Lines, Ignored: st.stats.Ignored, Skipped: st.stats.Skipped,
+				Stream: name, Jails: st.jails, Lines: st.stats.Lines, Missed: st.stats.Missed, Ignored: st.stats.Ignored, Skipped: st.stats.Skipped,
 				TooLong: st.stats.TooLong, Failures: st.failures,
 				Lag: control.Duration(st.lag), Left: control.Duration(st.backlog.left),
 			})

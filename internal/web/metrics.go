@@ -70,6 +70,7 @@ var (
 	braked        = desc("bans_held", "1: new bans are held back.")
 	lines         = desc("source_lines_total", "Lines read.", "source")
 	found         = desc("source_failures_total", "Failures that the patterns found.", "source")
+	missed        = desc("source_missed_lines_total", "Lines that no pattern matched.", "source")
 	skipped       = desc("source_skipped_lines_total", "Lines skipped: ignored by an ignoreregex, over a pattern's budget of steps, too long.", "source", "reason")
 	lag           = desc("source_lag_seconds", "How old the last line was when it was judged.", "source")
 	matchDuration = desc("match_duration_seconds", "How long matching a block of lines took.")
@@ -109,7 +110,7 @@ var (
 		hooked, hookRetries, hookWaiting,
 		fleetHostBans, fleetHostHeld, fleetHostHeard, fleetHostLag,
 		buildInfo, packets, octets, ifacePackets, ifaceBytes, attached, bansActive, bansTotal, failures, tracked, jailPackets, jailBytes,
-		entries, capacity, heldTotal, braked, lines, found, skipped, lag, matchDuration, checkpointAt, checkpointFor, problems, errorsTotal,
+		entries, capacity, heldTotal, braked, lines, found, missed, skipped, lag, matchDuration, checkpointAt, checkpointFor, problems, errorsTotal,
 	}
 )
 
@@ -313,6 +314,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, src := range fewer(s.Sources) {
 		counter(lines, float64(src.Lines), src.Stream)
 		counter(found, float64(src.Failures), src.Stream)
+		counter(missed, float64(src.Missed), src.Stream)
 		counter(skipped, float64(src.Ignored), src.Stream, "ignored")
 		counter(skipped, float64(src.Skipped), src.Stream, "budget")
 		counter(skipped, float64(src.TooLong), src.Stream, "too_long")
@@ -329,6 +331,7 @@ func fewer(all []control.Source) []control.Source {
 	for _, s := range all[maxSources:] {
 		rest.Lines += s.Lines
 		rest.Failures += s.Failures
+		rest.Missed += s.Missed
 		rest.Ignored += s.Ignored
 		rest.Skipped += s.Skipped
 		rest.TooLong += s.TooLong

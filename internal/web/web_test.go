@@ -75,7 +75,7 @@ func TestMetrics(t *testing.T) {
 			Checkpoint: control.Time{Time: time.Unix(1000, 500e6)}, CheckpointTook: control.Duration(20 * time.Millisecond),
 			Interfaces: []control.Interface{{Name: "eth0", Mode: "native"}, {Name: "eth1", Error: "held"}},
 			Jails:      []control.Jail{{Name: "sshd", Enabled: true, Bans: 2, Total: 7, Failures: 30, Tracked: 3}, {Name: "off"}},
-			Sources:    []control.Source{{Stream: "/var/log/a \"b\"\n", Lines: 9, Failures: 4, Skipped: 1, TooLong: 2, Ignored: 3, Lag: control.Duration(1500 * time.Millisecond)}},
+			Sources:    []control.Source{{Stream: "/var/log/a \"b\"\n", Lines: 9, Missed: 5, Failures: 4, Skipped: 1, TooLong: 2, Ignored: 3, Lag: control.Duration(1500 * time.Millisecond)}},
 			Matching: control.Matching{Blocks: 3, Took: control.Duration(2 * time.Second), Within: []control.Within{
 				{Most: control.Duration(time.Millisecond), Blocks: 2}, {Most: control.Duration(time.Second), Blocks: 2}}},
 		},
@@ -123,6 +123,7 @@ xdpban_problems 1
 xdpban_source_failures_total{source="/var/log/a \"b\"\n"} 4
 xdpban_source_lag_seconds{source="/var/log/a \"b\"\n"} 1.5
 xdpban_source_lines_total{source="/var/log/a \"b\"\n"} 9
+xdpban_source_missed_lines_total{source="/var/log/a \"b\"\n"} 5
 xdpban_source_skipped_lines_total{reason="budget",source="/var/log/a \"b\"\n"} 1
 xdpban_source_skipped_lines_total{reason="ignored",source="/var/log/a \"b\"\n"} 3
 xdpban_source_skipped_lines_total{reason="too_long",source="/var/log/a \"b\"\n"} 2
