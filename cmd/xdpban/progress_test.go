@@ -202,6 +202,35 @@ func TestProgressOfARequest(t *testing.T) {
 	a.changing(client, 4000)()
 }
 
+// TestProgressOfRun: run says how far it is with the log that takes longest, as
+// long as there is one.
+func TestProgressOfRun(t *testing.T) {
+	hour, second := control.Duration(time.Hour), control.Duration(time.Second)
+	s := control.Status{Sources: []control.Source{{Stream: "/var/log/quick", Lag: hour, Left: second}, {Stream: "/var/log/\x1b[2Jslow", Lag: 14*hour + 32*60*second, Left: 9 * second}}}
+	var failed error
+	say := backlogOf(t.Context(), func(context.Context) (control.Status, error) { return s, failed })
+	say(0)
+	s.Sources[1].Lines = 1000
+	if got := say(0); !regexp.MustCompile(`^/var/log/\\x1b\[2Jslow: 14h32m behind; [\d,]+ lines a second, 9s left$`).MatchString(got) {
+		t.Errorf("%q", got)
+	}
+	s.Sources = s.Sources[:1]
+	s.Sources[0].Left = 0
+	if got := say(0); got != "" {
+		t.Errorf("%q, though nothing is behind", got)
+	}
+	failed = errors.New("it is stopping")
+	if got := say(0); got != "" {
+		t.Errorf("%q", got)
+	}
+	x := newTerminal(t)
+	s.Sources[0].Left, failed = second, nil
+	stop := (&statusLine{w: x.end}).keep(say)
+	x.waitFor(t, `/var/log/quick: 1h behind; 0 lines a second, 1s left`)
+	stop()
+	x.waitFor(t, `\r\x1b\[K$`)
+}
+
 // TestLeft: with half of it done, the rest takes as long again.
 func TestLeft(t *testing.T) {
 	var m amount

@@ -159,7 +159,7 @@ func (c *runCmd) Run(a *app) error {
 		go reloadOnHangup(ctx, d, log)
 	}
 	if line, ok := a.stderr.(*statusLine); ok {
-		defer line.keep(backlogOf(ctx, d))()
+		defer line.keep(backlogOf(ctx, d.Status))()
 	}
 	started := false
 	err = d.Run(ctx, func() { started = true; ready() })
@@ -176,11 +176,11 @@ func (c *runCmd) Run(a *app) error {
 
 // backlogOf says how far reading is of the log that is furthest behind, while
 // one of them catches up.
-func backlogOf(ctx context.Context, d *daemon.Daemon) func(time.Duration) string {
+func backlogOf(ctx context.Context, status func(context.Context) (control.Status, error)) func(time.Duration) string {
 	var before uint64
 	var at time.Time
 	return func(time.Duration) string {
-		s, err := d.Status(ctx)
+		s, err := status(ctx)
 		if err != nil {
 			return ""
 		}
