@@ -262,7 +262,7 @@ func (l *statusLine) show(text string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if text != "" || l.text != "" {
-		_, _ = io.WriteString(l.w, wipe+text) // nobody to tell, if not on this terminal
+		_, _ = io.WriteString(l.w, "\r"+text+"\x1b[K") // nobody to tell, if not on this terminal
 	}
 	l.text = text
 }

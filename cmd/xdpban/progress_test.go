@@ -164,7 +164,7 @@ func TestProgressOfConvert(t *testing.T) {
 		t.Errorf("it ended with %d", code)
 	}
 	x.waitFor(t, `80 jails converted`)
-	x.waitFor(t, `\d+ jails?, \d+\.\d a second, \d+ %, \d+s left\r\x1b\[K`)
+	x.waitFor(t, `\d+ jails?, \d+\.\d a second, \d+ %, \d+s left\x1b\[K`)
 }
 
 // serveFake serves the daemon with canned answers until the test ends.
@@ -257,7 +257,7 @@ func TestStatusLine(t *testing.T) {
 	l.show("2 lines")
 	l.show("")
 	fmt.Fprintln(l, "after")
-	if got, want := b.String(), "before\n\r\x1b[K1 line\r\x1b[Kbetween\n1 line\r\x1b[K\n1 line\r\x1b[K2 lines\r\x1b[Kafter\n"; got != want {
+	if got, want := b.String(), "before\n\r1 line\x1b[K\r\x1b[Kbetween\n1 line\r\x1b[K\n1 line\r2 lines\x1b[K\r\x1b[Kafter\n"; got != want {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
