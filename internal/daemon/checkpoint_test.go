@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"xdpban/internal/ledger"
 	"xdpban/jails"
@@ -25,8 +26,10 @@ func floodingWorld(t *testing.T) *world {
 func (w *world) flood(n int) string {
 	addr := ""
 	lines := make([]string, n)
-	at := w.now().Format("2006-01-02T15:04:05.000000-07:00")
+	now := w.now()
 	for i := range lines {
+		// The last one's ban ends last: a full list gives it up last.
+		at := now.Add(time.Duration(i-n) * time.Microsecond).Format("2006-01-02T15:04:05.000000-07:00")
 		addr = fmt.Sprintf("2001:db8:%x:%x::1", i>>16, i&0xffff)
 		lines[i] = at + " host sshd[42]: Failed password for root from " + addr
 	}
