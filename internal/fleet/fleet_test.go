@@ -269,17 +269,17 @@ func TestFailuresAreCountedInTheFleet(t *testing.T) {
 							sum += r.Failures
 						}
 					}
-					_, banned := n.bans["sshd"][prefix("192.0.2.1")]
+					_, banned := n.held("192.0.2.1")
 					return sum == 2 || banned
 				})
 			}
 		}
 	}
-	if b, ok := all[2].bans["sshd"][prefix("192.0.2.1")]; !ok || b.Failures < 5 {
+	if b, ok := all[2].held("192.0.2.1"); !ok || b.Failures < 5 {
 		t.Errorf("the third host: %+v, %v", b, ok)
 	}
 	for i, n := range all {
-		if _, here := n.bans["sshd"][prefix("192.0.2.1")]; here && i > 2 {
+		if _, here := n.held("192.0.2.1"); here && i > 2 {
 			t.Errorf("host %d bans who never came to it", i)
 		}
 		if i != 2 {

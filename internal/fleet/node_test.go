@@ -204,6 +204,14 @@ func (n *node) unban(addr string) {
 	}
 }
 
+// held is what a jail of this host has decided.
+func (n *node) held(addr string) (jails.Ban, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	b, ok := n.bans["sshd"][prefix(addr)]
+	return b, ok
+}
+
 // unbanOwn is that for what a jail of this host decided.
 func (n *node) unbanOwn(addr string) {
 	n.mu.Lock()

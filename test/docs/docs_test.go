@@ -134,6 +134,11 @@ func boot(ctx context.Context, t *testing.T, program string) map[string]*lab.Hos
 	if err != nil {
 		t.Fatal(err)
 	}
+	// As make deps unpacks it.
+	crowdsec, err := filepath.Abs("../../.cache/crowdsec")
+	if err != nil {
+		t.Fatal(err)
+	}
 	hosts := map[string]*lab.Host{}
 	for _, name := range []string{"server", "attacker"} {
 		h, err := lab.Boot(name)
@@ -146,8 +151,10 @@ func boot(ctx context.Context, t *testing.T, program string) map[string]*lab.Hos
 			}
 		})
 		hosts[name] = h
-		// Pages may leave things in these, which are this machine's.
-		if _, err := h.Run(ctx, "sh", "-e", "-c", "mount -t tmpfs tmpfs /root; mount -t tmpfs tmpfs /tmp"); err != nil {
+		// Pages may leave things in these, which are this machine's, and may hold
+		// this very folder.
+		if _, err := h.Run(ctx, "sh", "-e", "-c", `mkdir /run/lab/crowdsec; [ ! -d "$1" ] || mount --bind "$1" /run/lab/crowdsec
+			mount -t tmpfs tmpfs /root; mount -t tmpfs tmpfs /tmp`, "sh", crowdsec); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -155,13 +162,8 @@ func boot(ctx context.Context, t *testing.T, program string) map[string]*lab.Hos
 	if err := os.WriteFile(server.Path("/run/lab/bin/xdpban"), binary, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	// As make deps unpacks it.
-	crowdsec, err := filepath.Abs("../../.cache/crowdsec")
-	if err != nil {
-		t.Fatal(err)
-	}
 	for _, name := range []string{"crowdsec", "cscli"} {
-		if err := server.Install(name, filepath.Join(crowdsec, "usr/bin", name)); err != nil {
+		if err := server.Install(name, "/run/lab/crowdsec/usr/bin/"+name); err != nil {
 			t.Fatal(err)
 		}
 	}
