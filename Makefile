@@ -255,7 +255,9 @@ KERNELS := bullseye bookworm trixie
 
 # An emulated machine is too slow for ignorecommand's time limit, which no
 # kernel has a part in, and for loading the program a thousand times to count
-# its instructions.
+# its instructions. It has none of the programs that publish's script reads lists
+# with, and Linux 5.10 can't load what coexist puts in our way: a stranger's
+# program that is fit for jumbo frames.
 .PHONY: test-kernels
 test-kernels: ## run the tests of the packet path on older and newer kernels, in an emulated machine
 	$(call need,$(DEPS_KERNEL))
@@ -264,7 +266,8 @@ test-kernels: ## run the tests of the packet path on older and newer kernels, in
 	export CI=true CGO_ENABLED=0 XDPBAN_TEST_SYNLIMIT=$(abspath .cache/kernels/synlimit.o); \
 	for k in $(KERNELS); do \
 		boot="$(abspath .cache/kernels/boot) $(abspath .cache/kernels)/$$k"; \
+		skip="ignorecommand|publish"; [ $$k != bullseye ] || skip="$$skip|coexist"; \
 		echo; echo "The package of $$k: Linux $$(cd .cache/kernels/$$k/boot; ls vmlinuz-* | sed s/vmlinuz-//)"; \
 		.cache/kernels/gate -exec "$$boot" -count=1 -timeout 30m -skip '^TestFeaturesNotInUseCostNothing$$' ./bpf; \
-		.cache/kernels/gate -exec "$$boot" -count=1 -timeout 30m -run '^TestKernelScripts$$' -skip '/(ignorecommand|publish)' ./cmd/xdpban; \
+		.cache/kernels/gate -exec "$$boot" -count=1 -timeout 30m -run '^TestKernelScripts$$' -skip "/($$skip)" ./cmd/xdpban; \
 	done

@@ -152,10 +152,11 @@ func (b *Blocklist) open(o Options) error {
 		if err := os.MkdirAll(b.dir, 0o700); err != nil {
 			return err
 		}
-		// Before Linux 5.11 maps counted against RLIMIT_MEMLOCK.
-		if err := rlimit.RemoveMemlock(); err != nil {
-			return err
-		}
+	}
+	// Before Linux 5.11 maps and programs counted against RLIMIT_MEMLOCK. Who may
+	// not raise it may still read.
+	if err := rlimit.RemoveMemlock(); err != nil && !o.MustExist {
+		return err
 	}
 	folder, err := os.Open(b.dir)
 	if err != nil {
